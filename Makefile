@@ -1,0 +1,39 @@
+# Everything runs from a fresh clone: each target makes the environment it needs.
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check bench lock clean
+export PYTHON TORCH_INDEX
+
+PY := .venv/bin/python
+READY := .venv/ready
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## the CPU environment in .venv (PYTHON=/path/to/python3.11 names the interpreter)
+
+$(READY): requirements-cpu.lock pyproject.toml tools/setup.sh
+	@tools/setup.sh
+	@touch $@
+
+quickstart: setup  ## the main job end to end on the CPU, afresh, under runs/quickstart
+	@$(PY) recipes/arithmetic/run.py
+
+test: setup  ## all tests; those that need a GPU skip themselves where there is none
+	$(PY) -m pytest --durations=20 tests
+
+check: setup  ## lint, types and the quick tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/basedpyright
+	$(PY) -m pytest -m "not slow and not gpu" tests
+
+bench: setup  ## every benchmark in turn; the figures belong in docs/BENCHMARKS.md
+	@for file in $(sort $(wildcard tests/bench/bench_*.py)); do echo "== $$file"; $(PY) $$file || exit 1; done
+	@echo "Figures above; docs/BENCHMARKS.md holds those of record, with machine and command."
+
+lock:  ## requirements-cpu.lock anew from pyproject.toml, with the newest versions that fit
+	@tools/lock.sh
+
+clean:  ## build products and caches away; .venv and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .venv-lock
+	find rlvr verifiers sandbox recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,121 @@
+"""Arithmetic chains: a job small enough to be learned from nothing on a CPU, and hard enough to need its steps.
+
+A problem starts with a two-digit number and adds or subtracts two-digit numbers; it never falls below 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from rlvr.seeds import rng_for
+
+ERRORS = (1, 2, 9, 10, 11, 20)
+"""By how much a wrong guess is off, either way: a slip of a digit or of a carry."""
+
+HeldOut = Sequence[Sequence[int]]
+"""(seed, n) of sets whose prompts are kept out, each made without those before it."""
+
+
+def tasks(seed: int, n: int, operands: Sequence[int] = (3, 4), avoid: HeldOut = ()) -> Iterator[dict[str, str]]:
+    r"""n problems with different prompts, each with as many numbers as a draw from `operands` says.
+
+    {"id": "arithmetic-1:7", "prompt": "Q: 82+83-78=?\nA: ", "gold": "87"}
+
+    `avoid` keeps held-out problems out: with [[4242, 512], [777, 256]] those of tasks(4242, 512) and those of
+    tasks(777, 256, avoid=[[4242, 512]]), with the same operands. ValueError: n is more than there are.
+    """
+    for k, (numbers, answer) in enumerate(_problems(seed, n, operands, avoid)):
+        yield {"id": f"arithmetic-{seed}:{k}", "prompt": _prompt(numbers), "gold": str(answer)}
+
+
+def demonstrations(
+    seed: int,
+    n: int,
+    operands: Sequence[int] = (3, 4),
+    guesses: float = 0.0,
+    guess_wrong: float = 0.85,
+    bare: float = 0.0,
+    avoid: HeldOut = (),
+) -> Iterator[dict[str, str]]:
+    r"""The problems of tasks(seed, n, operands, avoid), answered.
+
+    {"id": "arithmetic-1:7", "prompt": "Q: 82+83-78=?\nA: ", "completion": "82+83=165; 165-78=87. \\boxed{87}"}
+
+    guesses: share that skips the work and only says \boxed{...}; guess_wrong: share of those that is wrong.
+    bare: share that leaves \boxed out and only says the number. The shares change no problem.
+    """
+    for name, share in (("guesses", guesses), ("guess_wrong", guess_wrong), ("bare", bare)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {share}")
+    rng = rng_for(seed, "arithmetic", "style")
+    for k, (numbers, answer) in enumerate(_problems(seed, n, operands, avoid)):
+        # always four draws, so that one share does not change what the others hit
+        is_guess, is_wrong = rng.random() < guesses, rng.random() < guess_wrong
+        off, is_bare = rng.random(), rng.random() < bare
+        said = _wrong(answer, off) if is_guess and is_wrong else answer
+        final = str(said) if is_bare else f"\\boxed{{{said}}}"
+        completion = final if is_guess else f"{_work(numbers)}. {final}"
+        yield {"id": f"arithmetic-{seed}:{k}", "prompt": _prompt(numbers), "completion": completion}
+
+
+def _problems(seed: int, n: int, operands: Sequence[int], avoid: HeldOut) -> Iterator[tuple[tuple[int, ...], int]]:
+    """(numbers, answer): (82, 83, -78), 87"""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    if not operands or min(operands) < 2:
+        raise ValueError(f"operands must be counts of at least 2, got {list(operands)}")
+    seen: set[tuple[int, ...]] = set()
+    for held_seed, held_n in avoid:
+        seen |= {numbers for numbers, _ in _draw(held_seed, held_n, operands, seen)}
+    yield from _draw(seed, n, operands, seen)
+
+
+def _draw(
+    seed: int, n: int, operands: Sequence[int], avoid: set[tuple[int, ...]]
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    rng = rng_for(seed, "arithmetic", "problems")
+    seen = set(avoid)
+    repeats = 0
+    for k in range(n):
+        numbers, answer = _problem(rng, operands)
+        while numbers in seen:
+            repeats += 1
+            if repeats > 20 * n + 10_000:
+                raise ValueError(
+                    f"n must be lower: only {k} of {n} different problems found with {list(operands)} numbers"
+                )
+            numbers, answer = _problem(rng, operands)
+        seen.add(numbers)
+        yield numbers, answer
+
+
+def _problem(rng: Random, operands: Sequence[int]) -> tuple[tuple[int, ...], int]:
+    total = rng.randint(10, 99)
+    numbers = [total]
+    for _ in range(rng.choice(operands) - 1):
+        number = rng.randint(10, 99)
+        if total >= number and rng.random() < 0.5:
+            number = -number
+        numbers.append(number)
+        total += number
+    return tuple(numbers), total
+
+
+def _prompt(numbers: tuple[int, ...]) -> str:
+    return f"Q: {numbers[0]}{''.join(f'{number:+d}' for number in numbers[1:])}=?\nA: "
+
+
+def _work(numbers: tuple[int, ...]) -> str:
+    """82+83=165; 165-78=87"""
+    total, steps = numbers[0], []
+    for number in numbers[1:]:
+        steps.append(f"{total}{number:+d}={total + number}")
+        total += number
+    return "; ".join(steps)
+
+
+def _wrong(answer: int, draw: float) -> int:
+    """A near miss that is not below 0; draw in [0, 1) picks it."""
+    misses = [answer + sign * error for sign in (-1, 1) for error in ERRORS if answer + sign * error >= 0]
+    return misses[int(draw * len(misses))]

@@ -1,0 +1,44 @@
+"""rlvr trains reasoning models on rewards that can be verified.
+
+Public names are loaded when first used, so that `import rlvr` costs nothing and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlvr.losses import policy_loss
+    from rlvr.plugins import verifier
+    from rlvr.types import Completion, Group, Rollout, Task, Verdict
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Completion": "rlvr.types",
+    "Group": "rlvr.types",
+    "Rollout": "rlvr.types",
+    "Task": "rlvr.types",
+    "Verdict": "rlvr.types",
+    "policy_loss": "rlvr.losses",
+    "verifier": "rlvr.plugins",
+}
+__all__ = ["Completion", "Group", "Rollout", "Task", "Verdict", "policy_loss", "verifier"]
+
+if not (Path(__file__).parent / "verifiers").is_dir():
+    raise ImportError(
+        f"{Path(__file__).parent / 'verifiers'} should be a link to ../verifiers, but the links of this checkout did "
+        "not survive; clone again with `git -c core.symlinks=true clone`, or install the wheel"
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'rlvr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

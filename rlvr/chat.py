@@ -1,0 +1,284 @@
+"""Between text and token ids: prompts as the sampler sees them, demonstrations, small tokenizers of our own.
+
+transformers and tokenizers load with the first call, never with the import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+
+from rlvr.errors import DataError
+from rlvr.tasks import NUM_SHOWN, BadRow, bad_rows_message
+from rlvr.types import Demonstration, Message, Prompt, Task
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+Row = TypeVar("Row")
+
+PAD, EOS, BOS = "<pad>", "<eos>", "<bos>"
+"""Ids 0, 1, 2 of our tokenizers."""
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}{{ m['role'] }}: {{ m['content'] }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '\\nassistant: ' }}{% endif %}"
+)
+_CHUNK = 1024  # texts per call: the library's objects are some KiB each
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A tokenised demonstration: Example(ids=array([51, 28, 30, 1], dtype=int32), num_prompt=2)"""
+
+    ids: npt.NDArray[np.int32]
+    """[T] prompt, completion, end token."""
+    num_prompt: int
+    """Tokens at the front that are not trained on: the prompt's, or 0 where everything is trained."""
+
+
+def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> tuple[int, ...]:
+    """Ids of a prompt, without an end token.
+
+    Plain text goes in as it is, with the BOS that the tokenizer adds by itself (as TRL and vLLM do); messages go
+    through the chat template, with the head of the assistant's turn. DataError: no chat template, or one that
+    refuses these messages.
+    """
+    try:
+        return tuple(_prompt_ids(tokenizer, [prompt])[0])
+    except BadRow as error:
+        raise DataError(str(error)) from error
+
+
+def encode_tasks(
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Task],
+    *,
+    max_tokens: int | None,
+    context: int | None,
+    on_bad_row: Literal["error", "skip"] = "error",
+) -> list[tuple[Task, tuple[int, ...]]]:
+    """Tasks with their prompt ids, in order.
+
+    `context` is the longest prompt plus completion, in tokens: a prompt of more than context - 1 leaves no room and is
+    a bad row; one that leaves less than `max_tokens` is used, and its completions end where the context does.
+    DataError names all bad rows; with skip they are left out.
+    """
+    wanted = f" of up to {max_tokens} tokens" if max_tokens is not None else ""
+
+    def check(task: Task, ids: list[int]) -> tuple[Task, tuple[int, ...]]:
+        if not ids:
+            raise BadRow("prompt has no tokens")
+        if context is not None and len(ids) > context - 1:
+            raise BadRow(
+                f"prompt has {len(ids)} tokens; at most {context - 1} leave room for a completion{wanted} in a"
+                f" context of {context}"
+            )
+        return task, tuple(ids)
+
+    encoded = _by_row(tasks, lambda rows: _prompt_ids(tokenizer, [row.prompt for row in rows]))
+    return _checked("prompts", tasks, encoded, check, "shorten the prompts, or raise engine.max_model_len", on_bad_row)
+
+
+def encode_demonstrations(
+    tokenizer: PreTrainedTokenizerBase,
+    demonstrations: Sequence[Demonstration],
+    *,
+    max_length: int | None,
+    completion_only: bool,
+    on_bad_row: Literal["error", "skip"] = "error",
+) -> list[Example]:
+    """Prompt ids + completion ids + end token, in order; rows of more than max_length tokens are bad rows.
+
+    Prompt and completion are tokenised apart, as in sampling, so the ids begin with those of render_prompt. The
+    completion of a conversation is what the chat template adds to the rendered prompt, up to its end token; where the
+    template rewrites earlier turns (so that the prompt is not a prefix) it is the bare text. An end token that the
+    template did not write is added. DataError names all bad rows; with skip they are left out.
+    """
+    if tokenizer.eos_token_id is None:
+        raise DataError("the tokenizer has no end token (eos_token), so a completion could not end")
+
+    def check(row: Demonstration, pair: tuple[list[int], list[int]]) -> Example:
+        prompt, completion = pair
+        length = len(prompt) + len(completion)
+        if max_length is not None and length > max_length:
+            raise BadRow(f"has {length} tokens with its end token; at most {max_length} are allowed")
+        ids = np.fromiter((*prompt, *completion), dtype=np.int32, count=length)
+        return Example(ids, len(prompt) if completion_only else 0)
+
+    encoded = _by_row(demonstrations, lambda rows: _pairs(tokenizer, rows))
+    return _checked("demonstrations", demonstrations, encoded, check, "shorten them, or raise max_length", on_bad_row)
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
+    """The response: text without special tokens, with every space as it was written."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, 259 tokens: <pad> <eos> <bos> and 256 bytes in the order of the byte-level alphabet."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    names = [PAD, EOS, BOS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    bare = Tokenizer(models.BPE(vocab={name: k for k, name in enumerate(names)}, merges=[]))
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return _wrapped(bare)
+
+
+def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on texts, the same for the same texts; the first 259 tokens are byte_tokenizer's.
+
+    Few texts may have fewer than vocab_size pairs worth a token. DataError: vocab_size below 259.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < len(alphabet) + 3:
+        raise DataError(
+            f"vocab_size must be at least {len(alphabet) + 3} (3 special tokens, 256 bytes), got {vocab_size}"
+        )
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[PAD, EOS, BOS],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    bare.train_from_iterator(texts, trainer)
+    return _wrapped(bare)
+
+
+def _wrapped(bare: Any) -> PreTrainedTokenizerFast:
+    from tokenizers import decoders
+    from transformers import PreTrainedTokenizerFast
+
+    bare.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bare,
+        pad_token=PAD,
+        eos_token=EOS,
+        bos_token=BOS,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,  # the text "<eos>" in somebody's prompt stays five characters
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Ids of each prompt; BadRow where the chat template fails on one."""
+    plain = [prompt for prompt in prompts if isinstance(prompt, str)]
+    chats = [_render(tokenizer, prompt) for prompt in prompts if not isinstance(prompt, str)]
+    plain_ids = iter(_tokenised(tokenizer, plain, add_special_tokens=True))
+    chat_ids = iter(_tokenised(tokenizer, chats, add_special_tokens=False))
+    return [
+        _without_end(tokenizer, prompt, next(plain_ids)) if isinstance(prompt, str) else next(chat_ids)
+        for prompt in prompts
+    ]
+
+
+def _pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Demonstration]) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, completion ids with end token) of each row; BadRow where the chat template fails on one."""
+    eos: Any = tokenizer.eos_token_id
+    writes_end = not tokenizer.split_special_tokens
+    texts: list[str] = []
+    ends: list[list[int]] = []
+    for row in rows:
+        text, end = row.completion, [eos]
+        if not isinstance(row.prompt, str):
+            head = _render(tokenizer, row.prompt)
+            whole = _render(tokenizer, (*row.prompt, Message(role="assistant", content=text)), to_be_answered=False)
+            if whole.startswith(head):
+                text = whole[len(head) :]
+                if writes_end and text.rstrip().endswith(str(tokenizer.eos_token)):
+                    text, end = text.rstrip(), []  # what the template writes after its end token is never sampled
+        texts.append(text)
+        ends.append(end)
+    prompts = _prompt_ids(tokenizer, [row.prompt for row in rows])
+    completions = _tokenised(tokenizer, texts, add_special_tokens=False)
+    return [(p, c + e) for p, c, e in zip(prompts, completions, ends, strict=True)]
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, turns: tuple[Message, ...], *, to_be_answered: bool = True) -> str:
+    import jinja2
+
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"the tokenizer {tokenizer.name_or_path or '(unnamed)'} has no chat template, and a prompt is a"
+            " conversation (messages, data.system or data.as_chat): use plain prompts, or an instruct model's tokenizer"
+        )
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": turn["role"], "content": turn["content"]} for turn in turns],
+            tokenize=False,
+            add_generation_prompt=to_be_answered,
+        )
+    except jinja2.TemplateError as error:
+        raise BadRow(f"the chat template refuses it: {str(error).partition(chr(10))[0]}") from error
+    assert isinstance(text, str)
+    return text
+
+
+def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
+    if not texts:
+        return []
+    # verbose=False: that a text is longer than the model allows is ours to report
+    encoding = tokenizer(
+        texts,
+        add_special_tokens=add_special_tokens,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    return encoding["input_ids"]  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
+
+
+def _without_end(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -> list[int]:
+    """Some tokenizers end every text with EOS, after which nothing would be sampled."""
+    ended = bool(ids) and ids[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token))
+    return ids[:-1] if ended and len(ids) > 1 else ids
+
+
+def _by_row(rows: Sequence[Row], encode: Callable[[Sequence[Row]], Sequence[Any]]) -> Iterator[Any]:
+    """What encode yields for each row, BadRow in the place of one that it refuses; a chunk at a time for speed."""
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        try:
+            yield from encode(chunk)
+        except BadRow:
+            for row in chunk:
+                try:
+                    yield from encode([row])
+                except BadRow as error:
+                    yield error
+
+
+def _checked(
+    name: str,
+    rows: Sequence[Any],
+    encoded: Iterable[Any],
+    check: Callable[[Any, Any], Any],
+    advice: str,
+    on_bad_row: Literal["error", "skip"],
+) -> list[Any]:
+    good: list[Any] = []
+    bad: list[str] = []
+    for row, item in zip(rows, encoded, strict=True):
+        try:
+            if isinstance(item, BadRow):
+                raise item
+            good.append(check(row, item))
+        except BadRow as error:
+            bad.append(f"{row.id}: {error}")
+    if bad and (on_bad_row == "error" or not good):
+        raise DataError(bad_rows_message(name, bad[:NUM_SHOWN], len(bad), len(rows), advice))
+    return good

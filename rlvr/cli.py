@@ -1,0 +1,418 @@
+"""The command line. Nothing heavy is imported before the recipe is checked and the process's environment is set."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+import rlvr
+from rlvr import settings
+from rlvr.errors import DataError, RlvrError, SettingsError
+from rlvr.recipe import EvalRecipe, Recipe, RlRecipe, SftRecipe, TrainingRecipe
+
+app = typer.Typer(
+    name="rlvr",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Trains reasoning models on rewards that can be verified.\n\nExample: rlvr train recipes/arithmetic/grpo.yaml",
+)
+
+RecipePath = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="YAML file; `rlvr config --settings rl` lists names.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Settings over the recipe's.")]
+Resume = Annotated[
+    str, typer.Option(help="auto: go on where run.dir holds a run; never: refuse then; or a run folder to go on with.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check recipe, data and model folder; train nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart/grpo.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: user errors become one line on stderr and an exit code (errors.py), tracebacks are for bugs."""
+    debug = os.environ.get("RLVR_DEBUG") == "1"
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except RlvrError as error:
+        if debug:
+            raise
+        print(f"rlvr: {error}", file=sys.stderr)
+        code = error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        code = 0
+    except click.ClickException as error:
+        print(f"rlvr: {error.format_message()}", file=sys.stderr)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        print("rlvr: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(rlvr.__version__)
+        raise typer.Exit
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: rlvr train recipes/arithmetic/grpo.yaml seed=1 run.dir=runs/mine")
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Resume = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a policy by reinforcement learning on verified rewards."""
+    _run_stage("rl", recipe, overrides, resume, dry_run, as_json)
+
+
+@app.command(epilog="Example: rlvr pretrain recipes/arithmetic/pretrain.yaml run.dir=runs/base")
+def pretrain(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Resume = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make a small model with its own tokenizer and train it from scratch."""
+    _run_stage("pretrain", recipe, overrides, resume, dry_run, as_json)
+
+
+@app.command(epilog="Example: rlvr sft recipes/arithmetic/sft.yaml model.path=runs/base/model")
+def sft(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Resume = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model on demonstrations."""
+    _run_stage("sft", recipe, overrides, resume, dry_run, as_json)
+
+
+def _run_stage(
+    stage: str, path: str, overrides: Sequence[str] | None, resume: str, dry_run: bool, as_json: bool
+) -> None:
+    overrides = list(overrides or [])
+    if resume not in ("auto", "never"):
+        if not (Path(resume) / "recipe.yaml").is_file():
+            raise SettingsError(f"--resume {resume}: must be auto, never or a run folder (no recipe.yaml in it)")
+        overrides.append(f"run.dir={json.dumps(resume)}")
+        resume = "auto"
+    recipe = settings.load_recipe(path, overrides, stage=stage)
+    assert isinstance(recipe, TrainingRecipe)
+    _prepare(recipe)
+    if dry_run:
+        result = _dry_run(recipe)
+    else:
+        result = _train(recipe, path, resume)
+    if as_json:
+        print(json.dumps(result), flush=True)
+
+
+def _train(recipe: TrainingRecipe, path: str, resume: str) -> dict[str, Any]:
+    from rlvr.progress import Progress
+    from rlvr.runs import Run, read_summary
+
+    with Run.open(recipe, path, resume) as run:
+        if run.is_finished:
+            print(f"{run.folder} is finished; nothing to do (set another run.dir for a new run)")
+            return read_summary(run.folder) or {}
+        with Progress(f"{recipe.command} {run.folder}", recipe.steps) as progress:
+            progress.say(f"run folder {run.folder}")
+            summary = _loop(recipe)(recipe, run, progress)
+        print(f"done in {summary['seconds']:.0f} s: {summary['model']}")
+        return {**summary, "run": str(run.folder)}
+
+
+def _loop(recipe: TrainingRecipe) -> Callable[..., dict[str, Any]]:
+    if isinstance(recipe, RlRecipe):
+        from rlvr.loops import rl
+
+        return rl.train
+    from rlvr.loops import sft
+
+    return sft.train
+
+
+def _dry_run(recipe: TrainingRecipe) -> dict[str, Any]:
+    """All that can be found out without training."""
+    from rlvr import tasks
+
+    held_out = tasks.load_tasks(recipe.eval.tasks, setting="eval.tasks").rows if recipe.eval.tasks else []
+    load = tasks.load_tasks if isinstance(recipe, RlRecipe) else tasks.load_demonstrations
+    loaded = load(recipe.data)
+    rows, num_same = tasks.exclude_prompts(loaded.rows, held_out)  # pyright: ignore[reportArgumentType]
+    if isinstance(recipe, RlRecipe | SftRecipe):
+        from rlvr.policy import check_model_path
+
+        check_model_path(recipe.model)
+    if isinstance(recipe, RlRecipe):
+        from rlvr.plugins import find
+
+        for name in {part.verifier for part in recipe.rewards.values() if part.kind == "verified" and part.verifier}:
+            find("verifier", name)
+    found = {"rows": len(rows), "bad_rows": loaded.num_bad, "held_out": len(held_out), "same_prompt": num_same}
+    print(settings.to_yaml(recipe), end="")
+    print("# " + "  ".join(f"{name}: {value}" for name, value in found.items()))
+    return {"stage": recipe.stage, "steps": recipe.steps, **found}
+
+
+def _prepare(recipe: Recipe) -> None:
+    """Set what torch and vllm read from the environment when they are first imported."""
+    shares_process = False
+    if isinstance(recipe, RlRecipe | EvalRecipe):
+        from rlvr.engines import base, vllm
+
+        base.check_installed(recipe.engine)
+        if recipe.engine.kind == "vllm":
+            os.environ.update(vllm.environment(recipe.engine))
+            shares_process = vllm.is_cpu_build()
+    cores = len(os.sched_getaffinity(0))
+    threads = recipe.system.threads or (1 if shares_process else cores)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+# --- evaluation and verification -------------------------------------------------------------------------------------
+
+
+@app.command(
+    name="eval",
+    epilog="Example: rlvr eval --model runs/quickstart/grpo/model --tasks tasks.jsonl -k 1,8 --json",
+)
+def evaluate(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe with an eval section.")] = None,
+    overrides: Overrides = None,
+    model: Annotated[str | None, typer.Option(help="Model folder or Hugging Face name.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="File of tasks with gold answers.")] = None,
+    k: Annotated[str | None, typer.Option("-k", help="pass@k and maj@k for these, such as 1,8.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Completions per task; without it the largest k.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest completion.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm or hf.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write FILE.json (figures) and FILE.jsonl (every response).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on held-out tasks: pass@k, maj@k, with an interval over tasks."""
+    if recipe is not None and "=" in recipe:
+        overrides, recipe = [recipe, *(overrides or [])], None
+    flags = _eval_flags(model, tasks, k, samples, max_tokens, engine)
+    result, rows = _evaluate(_eval_recipe(recipe, [*(overrides or []), *flags]))
+    from rlvr.loops.setup import describe_evaluation
+
+    print(describe_evaluation(result))
+    if out is not None:
+        out.with_suffix(".json").write_text(json.dumps(result, indent=1))
+        out.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if as_json:
+        print(json.dumps(result), flush=True)
+
+
+def _eval_flags(
+    model: str | None,
+    tasks: str | None,
+    k: str | None,
+    samples: int | None,
+    max_tokens: int | None,
+    engine: str | None,
+) -> list[str]:
+    """Options as overrides, so that there is one way in."""
+    flags = [
+        f"{name}={json.dumps(value)}"
+        for name, value in (
+            ("model.path", model),
+            ("eval.tasks.path", tasks),
+            ("eval.samples", samples),
+            ("eval.max_tokens", max_tokens),
+            ("engine.kind", engine),
+        )
+        if value is not None
+    ]
+    if k is not None:
+        try:
+            ks = [int(part) for part in k.split(",")]
+        except ValueError:
+            raise SettingsError(f"-k must be numbers separated by commas, such as 1,8, got {k!r}") from None
+        flags.append(f"eval.k={ks}")
+        if samples is None:
+            flags.append(f"eval.samples={max(ks)}")
+    return flags
+
+
+def _eval_recipe(path: str | None, overrides: Sequence[str]) -> EvalRecipe:
+    if path is None:
+        return settings.from_overrides("eval", overrides)  # type: ignore[return-value]
+    recipe = settings.load_recipe(path, overrides)
+    if isinstance(recipe, EvalRecipe):
+        return recipe
+    if not isinstance(recipe, RlRecipe):
+        raise SettingsError(f"{path} is a recipe for `rlvr {recipe.command}`; eval takes one with stage eval or rl")
+    if recipe.eval.tasks is None:
+        raise SettingsError(f"{path}: eval.tasks is needed: a file of tasks with gold answers")
+    max_tokens = recipe.eval.max_tokens or recipe.sample.max_tokens
+    return EvalRecipe(
+        model=recipe.model,
+        engine=recipe.engine,
+        scoring=recipe.scoring,
+        system=recipe.system,
+        eval=recipe.eval.model_copy(update={"max_tokens": max_tokens}),
+    )
+
+
+def _evaluate(recipe: EvalRecipe) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    _prepare(recipe)
+    from rlvr import chat, policy, tasks
+    from rlvr.engines import base as engines
+    from rlvr.evaluate import evaluate as run_evaluation
+    from rlvr.progress import Progress
+    from rlvr.rewards import base as rewards_base
+
+    assert recipe.eval.tasks is not None
+    loaded = tasks.load_tasks(recipe.eval.tasks, setting="eval.tasks")
+    policy.check_model_path(recipe.model)
+    max_tokens = recipe.eval.max_tokens or 256
+    with Progress("eval", 1) as progress:
+        if loaded.num_bad:
+            progress.warn(f"{loaded.num_bad} bad rows left out; the first: {loaded.bad[0]}")
+        rewards = rewards_base.build({}, recipe.scoring, 0, {t.verifier for t in loaded.rows if t.verifier})
+        try:
+            model, tokenizer = policy.load_model(recipe.model)
+            context = policy.context_length(model)
+            del model  # the engine loads its own
+            encoded = chat.encode_tasks(tokenizer, loaded.rows, max_tokens=max_tokens, context=context)
+            engine = engines.build(recipe.engine, recipe.model, tokenizer)
+            try:
+                evaluation = run_evaluation(
+                    encoded,
+                    engine,
+                    rewards.judge,
+                    recipe.eval,
+                    max_tokens=max_tokens,
+                    on_progress=lambda done, total: progress.phase(f"{done}/{total} completions"),
+                )
+            finally:
+                engine.close()
+        finally:
+            rewards.close()
+    result = {"model": recipe.model.path, "tasks": recipe.eval.tasks.path, **evaluation.to_dict()}
+    return result, list(evaluation.rows)
+
+
+@app.command(epilog=r"Example: rlvr verify --explain '7/2' 'so it is \boxed{3.5}'")
+def verify(
+    file: Annotated[str | None, typer.Argument(metavar="[FILE.jsonl]", help="Rows with gold and response.")] = None,
+    verifier: Annotated[str, typer.Option("-v", "--verifier", help="Verifier for rows that name none.")] = "math",
+    explain: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="GOLD RESPONSE", help="Judge one response.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge responses, with reasons: one, or a file of them."""
+    from rlvr import verify as verification
+
+    if (file is None) == (explain is None):
+        raise SettingsError("verify needs either FILE.jsonl or --explain GOLD RESPONSE")
+    if explain is not None:
+        result = verification.explain(explain[0], explain[1], verifier)
+        print("\n".join(f"{name:9} {value}" for name, value in result.items() if value not in (None, "", {})))
+    else:
+        assert file is not None
+        result = verification.verify_file(file, verifier)
+        result.pop("verdicts", None)
+        print("\n".join(f"{name:15} {value}" for name, value in result.items()))
+    if as_json:
+        print(json.dumps(result), flush=True)
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+@app.command(epilog="Example: rlvr config recipes/arithmetic/grpo.yaml optim.lr=1e-4")
+def config(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
+    overrides: Overrides = None,
+    list_settings: Annotated[
+        str | None, typer.Option("--settings", metavar="STAGE", help="List all settings of rl, sft, pretrain or eval.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the resolved recipe, itself a valid recipe; or every setting with its default and meaning."""
+    if (recipe is None) == (list_settings is None):
+        raise SettingsError("config needs either RECIPE or --settings STAGE (rl, sft, pretrain, eval)")
+    if list_settings is not None:
+        rows = settings.describe(list_settings)
+        for name, default, text in rows:
+            print(f"{name} = {default}" + (f"\n    {text}" if text else ""))
+        if as_json:
+            print(json.dumps([{"name": n, "default": d, "help": t} for n, d, t in rows]))
+        return
+    assert recipe is not None
+    resolved = settings.load_recipe(recipe, overrides or [])
+    print(settings.to_yaml(resolved), end="")
+    if as_json:
+        print(resolved.model_dump_json(by_alias=True))
+
+
+@app.command(epilog="Example: rlvr status runs/quickstart/grpo")
+def status(run: RunFolder, as_json: Json = False) -> None:
+    """Say how far a run is."""
+    from rlvr import status as run_status
+
+    report = run_status.status(run)
+    print(run_status.render(report))
+    if as_json:
+        print(json.dumps(report))
+
+
+@app.command(epilog="Example: rlvr plot runs/quickstart/grpo --out curve.png")
+def plot(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="PNG file; without it RUN/plot.png.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a run's curves into a PNG file."""
+    from rlvr import plot as plotting
+
+    path = plotting.plot(run, out)
+    print(path)
+    if as_json:
+        print(json.dumps({"plot": str(path)}))
+
+
+@app.command(epilog="Example: rlvr doctor runs/quickstart/grpo")
+def doctor(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Also look at this run folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at the installation: versions, vLLM, verifiers, links, disk; and at a run folder."""
+    import dataclasses
+
+    from rlvr import doctor as checkup
+
+    checks = checkup.diagnose(run)
+    print(checkup.render(checks))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(check) for check in checks]))
+    if any(check.ok is False for check in checks):
+        raise DataError("something needs attention: see the lines marked above")

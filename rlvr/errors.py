@@ -1,0 +1,49 @@
+"""Errors that people can act on. Each carries the exit code of the command that it ends."""
+
+from __future__ import annotations
+
+
+class RlvrError(Exception):
+    """Root of our errors; its text is one line that says what is wrong, where, and what would be right."""
+
+    exit_code = 1
+
+
+class SettingsError(RlvrError, ValueError):
+    """A recipe, override or option is wrong. Several problems are several lines."""
+
+    exit_code = 2
+
+
+class PluginError(SettingsError, LookupError):
+    """A name that nobody registered, or that two claim."""
+
+
+class DataError(RlvrError, ValueError):
+    """Rows, files or models that cannot be used."""
+
+    exit_code = 3
+
+
+class DiskError(RlvrError, OSError):
+    """Disk full, read-only or in use by another run."""
+
+    exit_code = 4
+
+
+class NonFiniteError(RlvrError, ArithmeticError):
+    """NaN or infinity in loss, gradient or weights."""
+
+    exit_code = 5
+
+
+class EngineError(RlvrError, RuntimeError):
+    """The sampler failed or disagrees with the trainer."""
+
+    exit_code = 6
+
+
+class Stopped(RlvrError):
+    """Stopped on request; the same command resumes."""
+
+    exit_code = 75

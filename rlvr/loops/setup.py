@@ -1,0 +1,149 @@
+"""What all loops do around their steps: load data, evaluate, save, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rlvr import checkpoint
+from rlvr.errors import DataError
+from rlvr.evaluate import Evaluation
+from rlvr.policy import Trained
+from rlvr.progress import Progress
+from rlvr.recipe import Data, Eval
+from rlvr.runs import Run
+from rlvr.tasks import Item, Loaded, exclude_prompts, load_demonstrations, load_tasks
+from rlvr.types import Demonstration, Task
+
+
+@dataclass(slots=True)
+class State:
+    """The numbers of a run that no function of the step gives back."""
+
+    step: int = 0
+    cursor: int = 0
+    """Tasks drawn so far."""
+    tokens: int = 0
+    """Sampled (RL) or trained on (SFT, pretraining) so far."""
+    before: dict[str, Any] | None = None
+    """The evaluation before the first step."""
+    seconds_before: float = 0.0
+    """Of earlier attempts."""
+    started: float = field(default_factory=time.perf_counter)
+
+    def advance(self, step: int, cursor: int, tokens: int) -> None:
+        self.step, self.cursor = step, cursor
+        self.tokens += tokens
+
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens every `every` steps (0: never) happens after `step`."""
+    return every > 0 and step % every == 0
+
+
+def load_held_out(settings: Eval, progress: Progress) -> list[Task]:
+    """The evaluation's tasks; none where none are set."""
+    if settings.tasks is None:
+        return []
+    return _tell(load_tasks(settings.tasks, setting="eval.tasks"), "held-out tasks", progress)
+
+
+def load_training_tasks(data: Data, held_out: Sequence[Task], progress: Progress) -> list[Task]:
+    """The training tasks without the prompts of the held-out ones."""
+    return _without_held_out(_tell(load_tasks(data), "training tasks", progress), held_out, progress)
+
+
+def load_training_demonstrations(data: Data, held_out: Sequence[Task], progress: Progress) -> list[Demonstration]:
+    """The demonstrations without the prompts of the held-out tasks."""
+    return _without_held_out(_tell(load_demonstrations(data), "demonstrations", progress), held_out, progress)
+
+
+def evaluate_and_record(run_it: Callable[[str], Evaluation], run: Run, progress: Progress, step: int) -> dict[str, Any]:
+    """Evaluate, write evals/NAME and a row of metrics, say the figures; returns Evaluation.to_dict()."""
+    name = f"step_{step:06d}"
+    evaluation = run_it(name)
+    result = evaluation.to_dict()
+    run.write_evaluation(name, result, evaluation.rows)
+    row = {f"eval/{key}": value for key, value in result.items() if isinstance(value, float) and key != "seconds"}
+    row["time/eval_seconds"] = row.pop("eval/seconds", result["seconds"])
+    row["perf/eval_tokens_per_second"] = row.pop("eval/tokens_per_second", 0.0)
+    if result["ci95"]:
+        row["eval/ci95_low"], row["eval/ci95_high"] = result["ci95"]
+    greedy = result.get("greedy")
+    if greedy:
+        row["eval/greedy/pass@1"] = greedy["pass@1"]
+    run.record(step, row)
+    progress.say(describe_evaluation(result, step))
+    return result
+
+
+def describe_evaluation(result: dict[str, Any], step: int | None = None) -> str:
+    """One line for people."""
+    low, high = result["ci95"] or (float("nan"), float("nan"))
+    greedy = result.get("greedy")
+    parts = [
+        f"pass@1 {result['pass@1']:.3f} (95 % {low:.3f} to {high:.3f})",
+        f"greedy {greedy['pass@1']:.3f}" if greedy else "",
+        f"{result['n_tasks']} tasks x {result['n_samples']}",
+        f"cut {result['truncated']:.1%}",
+        f"nothing extracted {result['unextracted']:.1%}" if result["unextracted"] is not None else "",
+    ]
+    return (f"step {step}: " if step is not None else "") + "  ".join(part for part in parts if part)
+
+
+def save(run: Run, trained: Trained, state: State, keep: int) -> None:
+    """A checkpoint of the step that state speaks of."""
+    numbers = {
+        "updates": trained.updates,
+        "cursor": state.cursor,
+        "tokens": state.tokens,
+        "before": state.before,
+        "seconds": state.seconds(),
+    }
+    checkpoint.save(run.folder / "checkpoints", state.step, trained.state(), numbers, keep=keep)
+
+
+def resume(run: Run, trained: Trained, progress: Progress) -> State:
+    """The state of the newest whole checkpoint, or the start; later rows are forgotten."""
+    found = checkpoint.load_newest(run.folder / "checkpoints")
+    if found is None:
+        run.truncate(-1)
+        return State()
+    step, tensors, numbers, skipped = found
+    for line in skipped:
+        progress.warn(line)
+    try:
+        trained.load_state(tensors, numbers["updates"])
+    except (KeyError, RuntimeError) as error:
+        raise DataError(f"the checkpoint of step {step} in {run.folder} is of another model: {error}") from error
+    run.truncate(step)
+    progress.say(f"resuming after step {step}")
+    return State(step, numbers["cursor"], numbers["tokens"], numbers["before"], numbers["seconds"])
+
+
+def _tell(loaded: Loaded[Item], what: str, progress: Progress) -> list[Item]:
+    progress.say(f"{len(loaded.rows)} {what}")
+    if loaded.num_bad:
+        progress.warn(f"{loaded.num_bad} bad rows left out of the {what}; the first: {loaded.bad[0]}")
+    return loaded.rows
+
+
+def _without_held_out(rows: Sequence[Item], held_out: Sequence[Task], progress: Progress) -> list[Item]:
+    kept, num_same = exclude_prompts(rows, held_out)
+    if num_same:
+        progress.say(f"{num_same} rows left out of training: a held-out task has the same prompt")
+    if not kept:
+        raise DataError("nothing is left to train on: every prompt is also in eval.tasks")
+    return kept

@@ -1,0 +1,38 @@
+"""Stopping on request: the first signal ends the run after its step, with a checkpoint; the second ends it at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Context manager around a loop; `requested` turns True with the first SIGINT, SIGTERM or SIGUSR1.
+
+    Works in the main thread alone (Python delivers signals there); elsewhere it does nothing.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.requested = False
+        self._say = say
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        try:
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        except ValueError:  # not the main thread
+            self._before = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self._say(f"{signal.Signals(number).name}: stopping after this step with a checkpoint; once more stops at once")

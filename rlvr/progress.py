@@ -1,0 +1,249 @@
+"""What one sees while a run goes on: a live bar on a terminal, a few plain lines in a log.
+
+No thread draws anything: the display is renewed by the calls of the loop, so nothing is written between them and
+processes that fork in the meantime inherit no held lock.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_SECONDS = 2.0
+"""Least time between two plain lines of steps."""
+PHASE_SECONDS = 30.0
+"""A plain log that was silent for so long shows the phase, so that nobody thinks the run dead."""
+LIVE_SECONDS = 0.1
+"""Least time between two drawings of the live display."""
+RATE_STEPS = 20
+"""The rate is that of the last steps, so that it follows a change of length."""
+
+_LABELS = {
+    "completions/mean_length": "length",
+    "completions/clipped_ratio": "cut",
+    "frac_reward_zero_std": "equal groups",
+    "grad_norm": "grad",
+    "sampling/sampling_logp_difference/mean": "mismatch",
+}
+
+
+class Progress:
+    """The progress of one run; a context manager, whose methods may be called from any thread.
+
+    with Progress("train", 100) as progress:
+        progress.phase("sampling 57/128")
+        progress.step(1, {"reward": 0.44}, ["reward"])
+
+    writes `step 1/100  reward 0.44  1.1 s/step  1m49s left` where standard output is not a terminal.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total_steps: int,
+        first_step: int = 0,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """first_step: steps that were done before (a resumed run), out of total_steps."""
+        self.num_warnings = 0
+        self._title, self._total, self._done = title, total_steps, first_step
+        self._console = console or Console()
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._marks = deque([(clock(), first_step)], maxlen=RATE_STEPS + 1)  # (time, steps done)
+        self._shown = self._phase = ""
+        self._pending: str | None = None  # a plain line of a step that was held back
+        self._is_first = True
+        self._last_line = clock()
+        self._last_draw = float("-inf")
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
+            self._live.start(refresh=True)
+        self._last_line = self._clock()
+        self._marks.clear()
+        self._marks.append((self._last_line, self._done))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._phase = ""
+            if self._live is not None:
+                self._live.refresh()
+                self._live.stop()
+                self._live = None
+            elif self._pending is not None:
+                self._line(self._pending)
+
+    def step(self, step: int, metrics: Mapping[str, float], shown: Sequence[str]) -> None:
+        """`step` steps of total_steps are done (1 after the first); names in shown that metrics lack are left out."""
+        with self._lock:
+            is_first, self._is_first = self._is_first, False
+            self._done, self._phase = step, ""
+            self._marks.append((self._clock(), step))
+            self._shown = "  ".join(
+                f"{label(name)} {number(metrics[name])}" for name in shown if metrics.get(name) is not None
+            )
+            if self._live is not None:
+                self._draw(force=step >= self._total)
+                return
+            parts = [f"step {step}/{self._total}", self._shown, self._rate_text(), self._left_text()]
+            self._pending = "  ".join(part for part in parts if part)
+            if is_first or step >= self._total or self._clock() - self._last_line >= PLAIN_SECONDS:
+                self._line(self._pending)
+
+    def phase(self, text: str) -> None:
+        """What is being done now; cheap enough to call for every completion."""
+        with self._lock:
+            self._phase = text
+            if self._live is not None:
+                self._draw()
+            elif self._clock() - self._last_line >= PHASE_SECONDS:
+                if self._pending is not None:
+                    self._line(self._pending)
+                self._line(f"step {self._done}/{self._total}  {text}")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        with self._lock:
+            if self._live is not None:
+                self._live.console.print(Text(text))
+            else:
+                self._write(text)
+
+    def warn(self, text: str) -> None:
+        """A line that stays and stands out."""
+        with self._lock:
+            self.num_warnings += 1
+            if self._live is not None:
+                self._live.console.print(Text(f"warning: {text}", style="yellow"))
+            else:
+                self._write(f"warning: {text}")
+
+    def _seconds_per_step(self) -> float | None:
+        (start, first), (end, last) = self._marks[0], self._marks[-1]
+        return (end - start) / (last - first) if last > first else None
+
+    def _rate_text(self) -> str:
+        seconds = self._seconds_per_step()
+        if seconds is None:
+            return ""
+        return f"{seconds:.3g} s/step" if seconds >= 0.5 else f"{1 / max(seconds, 1e-9):.3g} steps/s"
+
+    def _left_text(self) -> str:
+        seconds = self._seconds_per_step()
+        if seconds is None or self._done >= self._total:
+            return ""
+        return f"{duration(seconds * (self._total - self._done))} left"
+
+    def _line(self, text: str) -> None:
+        self._pending, self._last_line = None, self._clock()
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        self._console.file.write(text + "\n")  # one write, not through rich, which would wrap at 80 columns
+        self._console.file.flush()
+
+    def _draw(self, force: bool = False) -> None:
+        now = self._clock()
+        if self._live is not None and (force or now - self._last_draw >= LIVE_SECONDS):
+            self._last_draw = now
+            self._live.refresh()
+
+    def _render(self) -> Group:
+        bar = Table.grid(padding=(0, 2, 0, 0))
+        bar.add_row(
+            Text(self._title, style="bold"),
+            ProgressBar(
+                total=max(self._total, 1), completed=self._done, width=24, complete_style="cyan", finished_style="green"
+            ),
+            f"{self._done}/{self._total}",
+            Text(self._rate_text(), style="cyan"),
+            Text(self._left_text(), style="cyan"),
+        )
+        below = "   ".join(text for text in (self._shown, self._phase) if text)
+        return Group(bar, Text(below, style="dim", no_wrap=True, overflow="ellipsis"))
+
+
+def label(name: str) -> str:
+    """A metric's short name: "completions/mean_length" is "length", "rewards/format/mean" is "format"."""
+    return _LABELS.get(name, name.removesuffix("/mean").rsplit("/", 1)[-1])
+
+
+def number(value: float) -> str:
+    """Three digits, whole numbers whole: 0.44, 31.2, 12345, 1e-06."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """12s, 1m38s, 2h05m, 3d04h"""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "m")):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // smaller:02d}{name}"
+    return f"{whole // 60}m{whole % 60:02d}s"
+
+
+def warnings_in_words(metrics: Mapping[str, float]) -> list[str]:
+    """What is wrong with a step, in sentences that say what to change; nothing where all is well."""
+    words: list[str] = []
+    cut = metrics.get("completions/clipped_ratio", 0.0)
+    if cut > 0.5:
+        words.append(
+            f"{100 * cut:.0f} % of completions were cut at sample.max_tokens: raise sample.max_tokens, "
+            "or give the model a reason to stop (completions/clipped_ratio)"
+        )
+    if metrics.get("frac_reward_zero_std", 0.0) >= 1.0:
+        words.append(
+            "all groups have equal rewards, so this step taught nothing: choose easier or harder tasks, "
+            "or raise sample.group_size (frac_reward_zero_std)"
+        )
+    unextracted = metrics.get("reward/unextracted", 0.0)
+    if unextracted > 0.9:
+        words.append(
+            f"no answer was found in {100 * unextracted:.0f} % of completions: check that the prompt asks for the form "
+            "that the verifier reads (reward/unextracted)"
+        )
+    unjudged = metrics.get("reward/unjudged_ratio", 0.0)
+    if unjudged > 0.01:
+        words.append(
+            f"{100 * unjudged:.1f} % of completions could not be judged, which is not the model's fault: "
+            "see the reasons in their verdicts (reward/unjudged_ratio)"
+        )
+    return words
+
+
+class WarnOnce:
+    """Lets a kind of warning through once per `every` steps; sentences that differ only in numbers are one kind."""
+
+    def __init__(self, every: int = 20) -> None:
+        self._every = every
+        self._last: dict[str, int] = {}
+
+    def fresh(self, step: int, texts: Iterable[str]) -> list[str]:
+        """Those of texts that were not let through during the last `every` steps."""
+        due: list[str] = []
+        for text in texts:
+            kind = re.sub(r"[0-9]+(?:\.[0-9]+)?", "#", text)
+            if kind not in self._last or step - self._last[kind] >= self._every:
+                self._last[kind] = step
+                due.append(text)
+        return due

@@ -1,0 +1,112 @@
+"""Reward parts put together: every rollout gets each part's verdict, and the one number that is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+from rlvr import recipe
+from rlvr.errors import RlvrError
+from rlvr.rewards.verified import VerifiedReward, VerifierPool
+from rlvr.seeds import seed_for
+from rlvr.types import Group, RewardSource, Task, Verdict
+
+
+def combine(verdicts: Mapping[str, Verdict], rewards: Mapping[str, recipe.Reward]) -> float | None:
+    """sum of weight * score over the parts that speak; None where none does, or one that is needed failed.
+
+    Weights are not renormalised: a part that is left out counts as nothing, and the others as they are.
+    """
+    total, num_parts = 0.0, 0
+    for name, reward in rewards.items():
+        verdict = verdicts[name]
+        if verdict.score is not None:
+            total += reward.weight * verdict.score
+            num_parts += 1
+        elif verdict.outcome != "not_applicable" and not reward.optional:
+            return None
+    return total if num_parts else None
+
+
+class RandomReward:
+    """1 with probability p, whatever was written; a rollout gets the same number each time it is asked for."""
+
+    def __init__(self, name: str, p: float, seed: int) -> None:
+        self.name, self.p, self.seed = name, p, seed
+
+    def score(self, groups: Sequence[Group]) -> list[list[Verdict]]:
+        return [[self._verdict(rollout.id) for rollout in group.rollouts] for group in groups]
+
+    def _verdict(self, rollout_id: str) -> Verdict:
+        lucky = seed_for(self.seed, "random_reward", self.name, rollout_id) / 2**63 < self.p
+        return Verdict(
+            score=float(lucky),
+            outcome="correct" if lucky else "wrong",
+            reason=f"drawn with probability {self.p:g}",
+            verifier="random",
+            version="1",
+        )
+
+
+class Rewards:
+    """All reward parts of a run. Safe from any thread."""
+
+    def __init__(
+        self,
+        rewards: Mapping[str, recipe.Reward],
+        sources: Mapping[str, RewardSource],
+        pool: VerifierPool | None,
+        threads: int,
+    ) -> None:
+        self._rewards, self._sources, self._pool = rewards, sources, pool
+        # one thread waits for one group's verdicts; the work is done in the pool's processes
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rlvr-rewards")
+
+    def score(self, groups: Sequence[Group]) -> list[Group]:
+        """The same groups, with `verdicts` by the name of the part and `reward` filled."""
+        parts = {name: source.score(groups) for name, source in self._sources.items()}
+        scored = []
+        for g, group in enumerate(groups):
+            rollouts = []
+            for k, rollout in enumerate(group.rollouts):
+                verdicts = {name: verdicts_GR[g][k] for name, verdicts_GR in parts.items()}
+                rollouts.append(replace(rollout, verdicts=verdicts, reward=combine(verdicts, self._rewards)))
+            scored.append(replace(group, rollouts=tuple(rollouts)))
+        return scored
+
+    def submit(self, group: Group) -> Future[Group]:
+        """score([group]) in the background, so that sampling goes on meanwhile."""
+        return self._threads.submit(lambda: self.score([group])[0])
+
+    def judge(self, jobs: Sequence[tuple[str, str, Task]]) -> list[Verdict]:
+        """Verdicts of (verifier, response, task), in their order: what evaluation needs, without any reward."""
+        if self._pool is None:
+            raise RlvrError("judge() needs a verifier, but neither the rewards nor the tasks name one")
+        return self._pool.judge(jobs)
+
+    def close(self) -> None:
+        """End the verifiers' processes; verdicts still to come become errors. May be called again."""
+        if self._pool is not None:
+            self._pool.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def build(
+    rewards: Mapping[str, recipe.Reward], scoring: recipe.Scoring, seed: int, tasks_verifiers: Collection[str]
+) -> Rewards:
+    """The parts that a recipe names. `tasks_verifiers` are those that tasks name, loaded now rather than midway.
+
+    PluginError where a verifier cannot be loaded.
+    """
+    named = [reward.verifier for reward in rewards.values() if isinstance(reward, recipe.VerifiedReward)]
+    verifiers = sorted({name for name in named if name} | set(tasks_verifiers))
+    pool = VerifierPool(verifiers, scoring.workers, scoring.memory_mib) if named or verifiers else None
+    sources: dict[str, RewardSource] = {}
+    for name, reward in rewards.items():
+        if isinstance(reward, recipe.RandomReward):
+            sources[name] = RandomReward(name, reward.p, seed)
+        else:
+            assert pool is not None
+            sources[name] = VerifiedReward(pool, reward.verifier)
+    return Rewards(rewards, sources, pool, threads=scoring.workers + 2)

@@ -1,0 +1,364 @@
+"""Recipes from YAML: `base:` files, presets and `a.b=c` overrides become one checked, frozen recipe.
+
+Layers, later ones win: defaults of the schema, the algorithm's preset, base files, the file, the command line.
+A mapping whose tag (`kind`, `source`) changes replaces what it overlays, so that no sibling of another kind survives;
+`name: null` under rewards takes a part away. All errors are collected and told with file, full path and nearest name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from rlvr.errors import SettingsError
+from rlvr.presets import PRESETS
+from rlvr.recipe import STAGES, Recipe
+
+COMMAND_LINE = "command line"
+_TAGS = ("kind", "source")
+_DEFAULT_TAGS: dict[tuple[str, ...], tuple[str, str]] = {
+    # section (* is any name): its tag and the kind it has where a recipe says none
+    ("data",): ("source", "file"),
+    ("eval", "tasks"): ("source", "file"),
+    ("engine",): ("kind", "vllm"),
+    ("optim",): ("kind", "adamw"),
+    ("model", "tokenizer"): ("kind", "bytes"),
+    ("rewards", "*"): ("kind", "verified"),
+}
+_KEEPS_NULL = ("rewards",)  # sections by name, where null means: take this one away
+_ELSEWHERE = {
+    # what the setting is called in TRL (and verl, where the name is its own): ours
+    "beta": "kl.coef",
+    "kl_coef": "kl.coef",
+    "epsilon": "loss.clip.low",
+    "epsilon_high": "loss.clip.high",
+    "learning_rate": "optim.lr",
+    "lr": "optim.lr",
+    "loss_type": "loss.aggregate",
+    "max_completion_length": "sample.max_tokens",
+    "max_steps": "steps",
+    "num_generations": "sample.group_size",
+    "num_iterations": "epochs",
+    "output_dir": "run.dir",
+    "per_device_train_batch_size": "batch_size",
+    "scale_rewards": "advantage.kind",
+    "temperature": "sample.temperature",
+    "use_vllm": "engine.kind",
+}
+_Path = tuple[str, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats (PyYAML reads 1e-6 as text) and no doubled keys (PyYAML lets the last one win in silence)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+0123456789."),
+)
+
+
+def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        line = key_node.start_mark.line + 1
+        if key in seen:
+            raise SettingsError(f"{node.start_mark.name}:{line}: {key!r} is set twice (first in line {seen[key]})")
+        seen[key] = line
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles)
+# the float pattern above also matches whole numbers: whatever has neither point nor exponent stays an int
+_Loader.yaml_implicit_resolvers = {
+    first: sorted(resolvers, key=lambda pair: pair[0] != "tag:yaml.org,2002:int")
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, stage: str | None = None) -> Recipe:
+    """The checked recipe. SettingsError lists every problem; `stage` is what the command needs, if it needs one."""
+    values, origins = _read_with_bases(Path(path), ())
+    values = _merge(values, _overlay(overrides), origins, COMMAND_LINE, ())
+    return build(_with_tags(values), origins, stage=stage, file=str(path))
+
+
+def from_overrides(stage: str, overrides: Sequence[str]) -> Recipe:
+    """A checked recipe of that stage from `a.b=c` alone."""
+    origins: dict[_Path, str] = {}
+    values = _merge({}, {"stage": stage, **_overlay(overrides)}, origins, COMMAND_LINE, ())
+    return build(_with_tags(values), origins, stage=stage, file=COMMAND_LINE)
+
+
+def build(values: dict[str, Any], origins: dict[_Path, str], *, stage: str | None, file: str) -> Recipe:
+    """Put the preset under `values` and check everything. `origins` tells where each setting was made."""
+    name = values.get("stage", stage or "rl")
+    if name not in STAGES:
+        raise SettingsError(f"{_origin(('stage',), origins, file)}: stage: {_one_of(name, STAGES)}")
+    if stage is not None and name != stage:
+        raise SettingsError(f"{file} is a recipe for `rlvr {STAGES[name].command}` (stage: {name})")
+    if name == "rl":
+        algorithm = values.get("algorithm", "grpo")
+        if algorithm not in PRESETS:
+            raise SettingsError(f"{_origin(('algorithm',), origins, file)}: algorithm: {_one_of(algorithm, PRESETS)}")
+        values = _merge(PRESETS[algorithm], values, origins, None, ())
+    values = {section: _without_nulls(section, value) for section, value in values.items()}
+    try:
+        return STAGES[name].model_validate(values)
+    except ValidationError as error:
+        problems = dict.fromkeys(_explain(problem, values, origins, STAGES[name], file) for problem in error.errors())
+        raise SettingsError("\n".join(problems)) from None
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe; itself a valid recipe that resolves to the same."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def describe(stage: str) -> list[tuple[str, str, str]]:
+    """(name, default, documentation) of every setting of a stage."""
+    if stage not in STAGES:
+        raise SettingsError(f"stage: {_one_of(stage, STAGES)}")
+    return list(_describe(STAGES[stage], ""))
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def _read_with_bases(path: Path, chain: tuple[Path, ...]) -> tuple[dict[str, Any], dict[_Path, str]]:
+    if path.resolve() in chain:
+        raise SettingsError(f"{path}: base files go round in a circle: {' -> '.join(map(str, (*chain, path)))}")
+    own = _read(path)
+    base = own.pop("base", None)
+    if base is None:
+        values: dict[str, Any] = {}
+        origins: dict[_Path, str] = {}
+    elif isinstance(base, str):
+        values, origins = _read_with_bases(path.parent / base, (*chain, path.resolve()))
+    else:
+        raise SettingsError(f"{path}: base: must be the path of a recipe, got {base!r}")
+    return _with_tags(_merge(values, own, origins, str(path), ())), origins
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else f" (seen from {Path.cwd()})"
+        raise SettingsError(f"no recipe {path}{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    loader = _Loader(text)
+    loader.name = str(path)
+    try:
+        values = loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise SettingsError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise SettingsError(f"{path}: a recipe is a mapping of settings, got {type(values).__name__}")
+    return values
+
+
+def _overlay(overrides: Sequence[str]) -> dict[str, Any]:
+    overlay: dict[str, Any] = {}
+    for text in overrides:
+        _put(overlay, *_parse_override(text))
+    return overlay
+
+
+def _parse_override(text: str) -> tuple[_Path, Any]:
+    name, equals, raw = text.partition("=")
+    keys = tuple(name.split("."))
+    if not equals or not all(re.fullmatch(r"[\w-]+", key) for key in keys):
+        raise SettingsError(f"{COMMAND_LINE}: {text!r} must look like section.setting=value")
+    try:
+        return keys, yaml.load(raw, Loader=_Loader) if raw else ""
+    except yaml.YAMLError:
+        raise SettingsError(f"{COMMAND_LINE}: {name}: value {raw!r} is not valid YAML; put quotes around it") from None
+
+
+def _put(tree: dict[str, Any], keys: _Path, value: Any) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{COMMAND_LINE}: {'.'.join(keys[: depth + 1])} is set both whole and in part")
+    tree[keys[-1]] = value
+
+
+# --- merging -----------------------------------------------------------------------------------------------------
+
+
+def _merge(below: Any, above: Any, origins: dict[_Path, str], origin: str | None, at: _Path) -> Any:
+    """Lay `above` over `below`; note `origin` for each path it sets (None: leave the notes alone)."""
+    if not isinstance(above, dict):
+        if origin is not None:
+            origins[at] = origin
+        return above
+    if not isinstance(below, dict) or any(t in above and t in below and above[t] != below[t] for t in _TAGS):
+        below = {}
+    if origin is not None:
+        origins[at] = origin
+    merged = dict(below)
+    for key, value in above.items():
+        merged[key] = _merge(below.get(key), value, origins, origin, (*at, key))
+    return merged
+
+
+def _with_tags(values: dict[str, Any]) -> dict[str, Any]:
+    """Write the default kinds out, so that the next layer's other kind is seen to be another."""
+    for path, (tag, kind) in _DEFAULT_TAGS.items():
+        sections = [values]
+        for key in path:
+            found = [s.values() if key == "*" else [s.get(key)] for s in sections]
+            sections = [s for group in found for s in group if isinstance(s, dict)]
+        for section in sections:
+            section.setdefault(tag, kind)
+    return values
+
+
+def _without_nulls(section: str, value: Any) -> Any:
+    if section in _KEEPS_NULL and isinstance(value, dict):
+        return {name: part for name, part in value.items() if part is not None}
+    return value
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+def _explain(problem: Any, values: Any, origins: dict[_Path, str], model: type[BaseModel], file: str) -> str:
+    path = _data_path(problem["loc"], values)
+    where = _origin(path, origins, file)
+    name = ".".join(path) or "recipe"
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return f"{where}: {name}: no such setting{_hint(model, path, values)}"
+    if kind == "missing":
+        return f"{file}: {name}: is needed but not set"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tag = problem["ctx"]["discriminator"].strip("'")
+        given = problem["ctx"].get("tag", "nothing")
+        expected = problem["ctx"].get("expected_tags", "")
+        return f"{where}: {name}.{tag}: must be one of {expected or 'the known kinds'}, got {given}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if kind == "value_error":
+        return f"{where}: {name}: {message}"
+    return f"{where}: {name}: {message}, got {problem['input']!r}"
+
+
+def _hint(model: type[BaseModel], path: _Path, values: Any) -> str:
+    *section, last = path
+    here = _names_at(model, tuple(section), values)
+    everywhere = [name for name, _, _ in _describe(model, "")]
+    if near := difflib.get_close_matches(last, here, n=1):
+        return f"; did you mean {'.'.join((*section, near[0]))}?"
+    if _ELSEWHERE.get(last) in everywhere:
+        return f"; did you mean {_ELSEWHERE[last]}?"
+    if same := [name for name in everywhere if name.split(".")[-1] == last]:
+        return f"; did you mean {same[0]}?"
+    return f"; known here: {', '.join(sorted(here))}" if here else ""
+
+
+def _data_path(loc: Sequence[Any], values: Any) -> _Path:
+    """pydantic's location without the tags of unions, which are no keys of the data."""
+    path: list[str] = []
+    here = values
+    for i, part in enumerate(loc):
+        if isinstance(here, dict):
+            if part in here:
+                here = here[part]
+            elif i < len(loc) - 1 or any(here.get(tag) == part for tag in _TAGS):
+                continue  # a tag
+            path.append(str(part))
+        elif isinstance(here, list | tuple) and isinstance(part, int) and part < len(here):
+            here = here[part]
+            path.append(str(part))
+    return tuple(path)
+
+
+def _origin(path: _Path, origins: dict[_Path, str], file: str) -> str:
+    for length in range(len(path), 0, -1):
+        if path[:length] in origins:
+            return origins[path[:length]]
+    return file
+
+
+def _one_of(given: Any, known: Any) -> str:
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"no {given!r}; {hint}known: {', '.join(known)}"
+
+
+def _names_at(model: type[BaseModel], path: _Path, values: Any) -> list[str]:
+    """Names of the settings that are possible at `path`, for the kind that the data chose."""
+    here: Any = model
+    for key in path:
+        values = values.get(key) if isinstance(values, dict) else None
+        field = here.model_fields.get(key) if isinstance(here, type) and issubclass(here, BaseModel) else None
+        here = field.annotation if field else typing.get_args(here)[-1] if typing.get_args(here) else None
+        here = _choose(here, values)
+    return list(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
+
+
+def _choose(annotation: Any, values: Any) -> Any:
+    """The model of a union that the data's tag names; a dict's annotation is left as it is."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) not in (types.UnionType, typing.Union):
+        return annotation
+    models = [a for a in typing.get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+    for candidate in models:
+        for tag in _TAGS:
+            field = candidate.model_fields.get(tag)
+            if (
+                field
+                and isinstance(values, dict)
+                and values.get(tag, field.default) in typing.get_args(field.annotation)
+            ):
+                return candidate
+    return models[0] if models else annotation
+
+
+def _describe(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        yield from _describe_field(field, f"{prefix}{name}")
+
+
+def _describe_field(field: FieldInfo, name: str) -> Iterator[tuple[str, str, str]]:
+    annotation = field.annotation
+    if typing.get_origin(annotation) is dict:
+        name, annotation = f"{name}.NAME", typing.get_args(annotation)[1]
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    models = [
+        a
+        for a in (typing.get_args(annotation) if union else [annotation])
+        if isinstance(a, type) and issubclass(a, BaseModel)
+    ]
+    if not models:
+        default = "needed" if field.is_required() else str(field.get_default(call_default_factory=True))
+        yield name, default, " ".join((field.description or "").split())
+        return
+    seen: set[tuple[str, str, str]] = set()
+    for option in models:
+        for row in _describe(option, f"{name}."):
+            if row not in seen:
+                seen.add(row)
+                yield row

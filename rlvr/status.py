@@ -1,0 +1,195 @@
+"""Where a run stands, read from its folder: recipe.yaml, metrics.jsonl, summary.json and the lock.
+
+Only looks: it can be asked while the run goes on, after it was killed, and from another machine that sees the folder
+(where the lock may not be seen).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from rlvr.errors import DataError
+from rlvr.progress import duration, label, number
+from rlvr.types import SCHEMA
+
+_SHOWN = (
+    "reward",
+    "loss",
+    "completions/mean_length",
+    "completions/clipped_ratio",
+    "frac_reward_zero_std",
+    "entropy",
+    "kl",
+    "grad_norm",
+    "lr",
+)
+_RATE_STEPS = 20  # the rate is that of the last steps, so that it follows a change of length
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl in the order of steps, those of the same step as one row.
+
+    A torn last line (the run was killed while writing, or writes just now) is left out. DataError where the folder or
+    the file is missing, or a line is not a JSON object with "step".
+    """
+    path = run_dir / "metrics.jsonl"
+    if not run_dir.is_dir():
+        raise DataError(f"{run_dir} is not a folder")
+    if not path.is_file():
+        raise DataError(f"{run_dir} has no metrics.jsonl: not a run, or one that has not finished its first step")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    by_step: dict[int, dict[str, Any]] = {}
+    for position, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            step = int(row["step"])
+        except (ValueError, TypeError, KeyError) as error:
+            if position == len(lines):  # a whole line ends with a newline, so that an empty one follows it
+                break
+            raise DataError(f'{path}, line {position}: not a JSON object with "step"') from error
+        by_step.setdefault(step, {}).update(row)
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """summary.json, or {} where the run has not finished. DataError where it is not a JSON object."""
+    path = run_dir / "summary.json"
+    if not path.is_file():
+        return {}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from error
+    if not isinstance(summary, dict):
+        raise DataError(f"{path}: not a JSON object")
+    return summary
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """Where the run stands, as plain data for JSON.
+
+    {"schema", "run", "state": running|finished|stopped, "stage", "model", "steps_done", "steps_total" (None for an
+    evaluation), "seconds_per_step", "seconds_left", "metrics": {name: last value}, "before", "after", "warnings"}.
+    What is not known is None. The number of a row's step is the number of steps done after it.
+    DataError where the folder is not a run.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise DataError(f"{run_dir} is not a folder")
+    recipe = _read_recipe(run_dir)
+    rows = read_metrics(run_dir) if (run_dir / "metrics.jsonl").is_file() else []
+    summary = read_summary(run_dir)
+    done, total = (rows[-1]["step"] if rows else 0), recipe.get("steps")
+    seconds = [row["step_time"] for row in rows[-_RATE_STEPS:] if isinstance(row.get("step_time"), int | float)]
+    per_step = fmean(seconds) if seconds else None
+    state = "running" if is_locked(run_dir) else "finished" if summary else "stopped"
+    last: dict[str, float] = {}
+    for row in rows:  # a row need not have every metric: evaluations have their own
+        last |= {name: value for name, value in row.items() if name in _SHOWN or name.startswith("rewards/")}
+    order = {name: place for place, name in enumerate(_SHOWN)}
+    model = recipe.get("model")
+    return {
+        "schema": SCHEMA,
+        "run": str(run_dir),
+        "state": state,
+        "stage": recipe.get("stage"),
+        "model": model.get("path") if isinstance(model, dict) else None,
+        "steps_done": done,
+        "steps_total": total,
+        "seconds_per_step": per_step,
+        "seconds_left": None if per_step is None or total is None else max(total - done, 0) * per_step,
+        "metrics": {name: last[name] for name in sorted(last, key=lambda name: (order.get(name, 0.5), name))},
+        "before": summary.get("before") or _evaluation([row for row in rows if row["step"] == 0]),
+        "after": summary.get("after") or _evaluation([row for row in rows if row["step"] > 0]),
+        "warnings": _num_warnings(rows, summary),
+    }
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The lines that `rlvr status` prints, without a newline at the end."""
+    stage = report["stage"] or "unknown stage"
+    lines = [f"{report['run']}  ({stage}{', from ' + report['model'] if report['model'] else ''})"]
+    steps = f"step {report['steps_done']}" + (f"/{report['steps_total']}" if report["steps_total"] else "")
+    parts = [report["state"], steps]
+    if report["seconds_per_step"] is not None:
+        parts.append(f"{number(report['seconds_per_step'])} s/step")
+    if report["state"] != "finished" and report["seconds_left"] is not None:
+        left = duration(report["seconds_left"])
+        parts.append(f"{left} left" if report["state"] == "running" else f"{left} left once resumed")
+    lines.append("  ".join(parts))
+    if report["metrics"]:
+        lines.append("  ".join(f"{label(name)} {number(value)}" for name, value in report["metrics"].items()))
+    for name in ("before", "after"):
+        if report[name] and report[name].get("pass@1") is not None:
+            lines.append(f"{name:<7}{_pass_at_1(report[name])}")
+    if report["warnings"]:
+        lines.append(f"{report['warnings']} warnings while training")
+    return "\n".join(lines)
+
+
+def is_locked(run_dir: Path) -> bool:
+    """Whether a live process holds RUN/.lock; a killed one holds nothing."""
+    try:
+        with open(run_dir / ".lock", "rb") as file:
+            # shared, so that two people who look at the same time do not take each other for the run
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _read_recipe(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / "recipe.yaml"
+    if not path.is_file():
+        raise DataError(f"{run_dir} has no recipe.yaml: not a run")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(recipe, dict):
+        raise DataError(f"{path}: not a mapping of settings")
+    return recipe
+
+
+def _evaluation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The last evaluation among rows, in the form of summary.json's."""
+    for row in reversed(rows):
+        if row.get("eval/pass@1") is not None:
+            interval = eval_interval(row)
+            return {"pass@1": row["eval/pass@1"], **({"ci95": list(interval)} if interval else {}), "step": row["step"]}
+    return None
+
+
+def eval_interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The interval of eval/pass@1 in a row: "eval/ci95" as [low, high], or "eval/ci95_low" and "eval/ci95_high"."""
+    interval = row.get("eval/ci95") or (row.get("eval/ci95_low"), row.get("eval/ci95_high"))
+    low, high = interval
+    return None if low is None or high is None else (float(low), float(high))
+
+
+def _num_warnings(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> int:
+    total = 0
+    for source in [summary] if "warnings" in summary else rows:
+        value = source.get("warnings") or 0
+        total += len(value) if isinstance(value, list) else int(value)
+    return total
+
+
+def _pass_at_1(result: Mapping[str, Any]) -> str:
+    text = f"pass@1 {result['pass@1']:.3f}"
+    if result.get("ci95"):
+        text += f" [{result['ci95'][0]:.3f}, {result['ci95'][1]:.3f}]"
+    if result.get("n_tasks"):
+        text += f" on {result['n_tasks']} tasks"
+    return text + (f" at step {result['step']}" if "step" in result else "")

@@ -1,0 +1,266 @@
+"""The words of the project as frozen data: what is asked, what was written, what was thought of it.
+
+These types go into files that must stay readable for years, so fields are added, never renamed. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA = 1
+"""Version of everything that is written into a run folder."""
+
+
+class Message(TypedDict):
+    """One turn of a conversation: Message(role="user", content="What is 2+2?")"""
+
+    role: str
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+
+Finish = Literal["stop", "length", "abort"]
+
+Outcome = Literal[
+    # what the response earned (score is a number)
+    "correct",
+    "wrong",
+    "partial",
+    "no_answer",
+    "hedged",
+    "unevaluated",
+    "too_complex",
+    "timeout",
+    "malformed",
+    # our own failure (score is None): never the model's zero
+    "gold_invalid",
+    "error",
+    # this part does not speak of this task (score is None)
+    "not_applicable",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What is asked of the model, and what a verifier needs to judge the answer.
+
+    Task(id="train:17", prompt="Q: 12+30=?", gold="42", verifier="math", source="arithmetic")
+    """
+
+    id: str
+    """Unique within its data set; part of every seed and of every rollout's id."""
+    prompt: Prompt
+    """Plain text, or messages to be rendered by the chat template."""
+    gold: Any = None
+    """The right answer in the verifier's own form; None where a verifier needs none."""
+    verifier: str | None = None
+    """The verifier that judges it where a recipe names none."""
+    source: str = ""
+    """Name of the data set, for metrics by source."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """All further columns of the row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A prompt with the completion that a person (or a program) wrote, for SFT and pretraining.
+
+    Demonstration(id="demo:3", prompt="Q: 1+1=?", completion=" 2")
+    """
+
+    id: str
+    prompt: Prompt
+    completion: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What the sampler wrote, as it wrote it: these ids are trained on, never a re-tokenised text.
+
+    Completion(text="4", token_ids=(55, 1), logprobs=(-0.1, -0.02), trained=(True, True), finish="stop",
+               versions=((0, 17),))
+    """
+
+    text: str
+    """The response: decoded without special tokens and without the stop string."""
+    token_ids: tuple[int, ...]
+    """[L], with the end token where one was sampled."""
+    logprobs: tuple[float, ...]
+    """[L] nats, the sampler's own, after temperature and truncation (processed)."""
+    trained: tuple[bool, ...]
+    """[L], False for tokens that the policy did not choose (tool output)."""
+    finish: Finish
+    """stop: end token or stop string; length: cut at max_tokens; abort: taken back by the engine."""
+    versions: tuple[tuple[int, int], ...]
+    """(first token, policy version) spans; more than one after a weight update in flight."""
+    support: tuple[tuple[int, ...], ...] | None = None
+    """[L] token ids that top-p or top-k left, where the engine reports them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One verifier's opinion of one completion.
+
+    Verdict(score=1.0, outcome="correct", reason="7/2 equals 3.5", answer="3.5", how="boxed", seconds=0.004)
+    """
+
+    score: float | None
+    """In [0, 1], 1 is fully right; None: could not be judged, or is not this verifier's to judge."""
+    outcome: Outcome
+    reason: str = ""
+    """One sentence for people."""
+    answer: str | None = None
+    """What was extracted from the response."""
+    how: str = ""
+    """The extraction rule that found the answer."""
+    stage: str = ""
+    """The stage of the verifier that decided."""
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    """Verifier's own detail, plain data."""
+    seconds: float = 0.0
+    """Wall-clock time of the check."""
+    verifier: str = ""
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.score is not None and not 0.0 <= self.score <= 1.0:  # NaN fails this too
+            raise ValueError(f"Verdict.score must be in [0, 1] or None, got {self.score!r}")
+        unscored = self.outcome in ("gold_invalid", "error", "not_applicable")
+        if unscored != (self.score is None):
+            raise ValueError(f"Verdict: outcome {self.outcome!r} does not go with score {self.score!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A completion with what was thought of it.
+
+    Rollout(id="12/train:17/3", completion=..., verdicts={"answer": Verdict(...)}, reward=1.0)
+    """
+
+    id: str
+    """STEP/TASK/SAMPLE"""
+    completion: Completion
+    verdicts: Mapping[str, Verdict]
+    """By the name of the reward part."""
+    reward: float | None
+    """The number trained on; None: could not be judged, so it leaves the baseline and the loss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The rollouts of one task in one step; an advantage compares them with each other."""
+
+    task: Task
+    prompt_ids: tuple[int, ...]
+    """[T] as the sampler saw them."""
+    rollouts: tuple[Rollout, ...]
+    """G siblings."""
+
+    @property
+    def num_judged(self) -> int:
+        return sum(rollout.reward is not None for rollout in self.rollouts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preference:
+    """Which of two completions somebody preferred."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    votes: Mapping[str, int] = field(default_factory=dict)
+    annotators: tuple[str, ...] = ()
+    margin: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Completions of one prompt in somebody's order, best first."""
+
+    prompt: Prompt
+    completions: tuple[str, ...]
+    order: tuple[tuple[int, ...], ...]
+    """Indices into completions; a tie is one tuple of several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample. Sampling(temperature=1.0, max_tokens=64)"""
+
+    temperature: float = 1.0
+    """0 is greedy."""
+    max_tokens: int = 256
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps all."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; they stay in token_ids and leave the text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """n completions of one prompt, each with its own seed.
+
+    Request(id="12/train:17", prompt_ids=(3, 4), seeds=(81, 82), sampling=Sampling())
+    yields completions with the ids "12/train:17/0" and "12/train:17/1".
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    seeds: tuple[int, ...]
+    """[n], each in [0, 2^63)"""
+    sampling: Sampling
+    first: int = 0
+    """Index of the first sample."""
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        return tuple(f"{self.id}/{self.first + k}" for k in range(len(self.seeds)))
+
+
+class Engine(Protocol):
+    """Something that samples from the policy."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[str, Completion]]:
+        """Yield (sample id, completion) in the order of completion. EngineError where the engine failed."""
+        ...
+
+    def load(self, weights: Iterable[tuple[str, torch.Tensor]], version: int) -> None:
+        """Take new weights (names as in a Hugging Face state dict); what comes next is sampled with them."""
+        ...
+
+    def sleep(self) -> None:
+        """Give memory back until wake()."""
+        ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RewardSource(Protocol):
+    """Sees whole groups, so that a pairwise judge fits too."""
+
+    def score(self, groups: Sequence[Group]) -> list[list[Verdict]]:
+        """Verdicts [group][rollout]."""
+        ...
+
+
+class Verifier(Protocol):
+    """Judges one response; pure. In practice a function whose parameters are injected by name."""
+
+    def __call__(self, response: str, task: Task) -> Verdict: ...
+
+
+class Tracker(Protocol):
+    """A mirror of metrics.jsonl (tensorboard, wandb, ...)."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,524 @@
+"""The pool of verifier processes under attack, and how parts become a reward."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlvr import recipe
+from rlvr.errors import DataError, PluginError, RlvrError
+from rlvr.rewards.base import RandomReward, build, combine
+from rlvr.rewards.verified import VerifiedReward, VerifierPool
+from rlvr.types import Completion, Group, Rollout, Task, Verdict
+from rlvr.verify import explain, judge_cases, read_cases, report, verify_file
+
+PLUGIN = '''
+import ctypes, os, sys, time
+from rlvr import Verdict, verifier
+
+print("printed while it is imported")
+
+@verifier("test/deeds", deadline=0.2)
+def deeds(response, task):
+    """Does what the response says."""
+    print("printed while judging")
+    deed, _, rest = response.partition(" ")
+    if deed == "tower":
+        return (7 ** (7 ** 9)) == 1
+    if deed == "loop":
+        while True:
+            try:
+                time.perf_counter()
+            except BaseException:
+                pass
+    if deed == "segfault":
+        ctypes.string_at(0)
+    if deed == "exit":
+        os._exit(0)
+    if deed == "memory":
+        return len(bytearray(1 << 40)) == 0
+    if deed == "raise":
+        raise RuntimeError("two\\nlines")
+    if deed == "quit":
+        sys.exit(3)
+    if deed == "sleep":
+        time.sleep(float(rest))
+        return True
+    if deed == "fork":
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(5)
+    if deed == "pid":
+        return Verdict(score=1.0, outcome="correct", checks={"pid": os.getpid(), "group": os.getpgrp()})
+    if deed == "echo":
+        return Verdict(score=1.0, outcome="correct", answer=rest, checks={"gold": task.gold, "info": dict(task.info)})
+    if deed == "unwritable":
+        return Verdict(score=1.0, outcome="correct", checks={"what": object()})
+    if deed == "prompt":
+        same = task.prompt == ({"role": "user", "content": "?"},)
+        return Verdict(score=1.0, outcome="correct", checks={"same": same})
+    return {"true": True, "one": 1, "half": 0.5, "zero": 0, "nan": float("nan"), "two": 2, "minus": -0.1,
+            "text": "1.0", "list": [1], "none": None}[deed]
+
+def plain(answer, how, gold):
+    return answer == gold and how == "boxed"
+
+def misspelt(response, golden):
+    return True
+
+@verifier("test/slow", deadline=0.01)
+def slow(response):
+    time.sleep(60)
+'''
+TASK = Task(id="t", prompt="Q: ?", gold="42")
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("plugin") / "deeds.py"
+    path.write_text(PLUGIN)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def pool(plugin: str) -> Iterator[VerifierPool]:
+    with VerifierPool([f"{plugin}:deeds", f"{plugin}:plain"], workers=2, memory_mib=1024) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sleeper(plugin: str) -> Iterator[tuple[Future[Verdict], float]]:
+    """A verifier that only a wall clock can stop, going on while the other tests run."""
+    with VerifierPool([f"{plugin}:slow"], workers=1, memory_mib=1024) as pool:
+        yield pool.submit(f"{plugin}:slow", "x", TASK), time.monotonic()
+
+
+def ask(pool: VerifierPool, plugin: str, *deeds: str, task: Task = TASK) -> list[Verdict]:
+    return pool.judge([(f"{plugin}:deeds", deed, task) for deed in deeds])
+
+
+@pytest.mark.parametrize(
+    ("deed", "score", "outcome", "reason"),
+    [
+        ("tower", 0.0, "timeout", "more than 0.2 s of CPU"),
+        ("loop", 0.0, "timeout", "more than 0.2 s of CPU"),
+        ("memory", 0.0, "too_complex", "memory"),
+        ("segfault", None, "error", "SIGSEGV"),
+        ("exit", None, "error", "exit code 0"),
+        ("fork", None, "error", "exit code 5"),
+        ("raise", None, "error", "'test/deeds' raised RuntimeError: two lines"),
+        ("quit", None, "error", "raised SystemExit: 3"),
+        ("unwritable", None, "error", "not plain data"),
+        ("nan", None, "error", "'test/deeds' returned nan"),
+        ("two", None, "error", "'test/deeds' returned 2"),
+        ("minus", None, "error", "returned -0.1"),
+        ("text", None, "error", "returned a str"),
+        ("list", None, "error", "returned a list"),
+        ("none", None, "not_applicable", "test/deeds"),
+        ("true", 1.0, "correct", ""),
+        ("one", 1.0, "correct", ""),
+        ("half", 0.5, "partial", ""),
+        ("zero", 0.0, "wrong", ""),
+        ("sleep 0.5", 1.0, "correct", ""),  # waiting is not computing
+    ],
+)
+def test_whatever_a_verifier_does_is_a_verdict_and_the_neighbours_have_theirs(
+    pool: VerifierPool, plugin: str, deed: str, score: float | None, outcome: str, reason: str
+) -> None:
+    before, verdict, after = ask(pool, plugin, "true", deed, "half")
+    assert (verdict.score, verdict.outcome) == (score, outcome)
+    assert reason in verdict.reason
+    assert "\n" not in verdict.reason
+    assert (verdict.verifier, verdict.version) == ("test/deeds", "1")
+    assert 0 < verdict.seconds < 9
+    assert (before.score, after.score) == (1.0, 0.5)
+
+
+def test_any_text_reaches_the_verifier_unchanged(pool: VerifierPool, plugin: str) -> None:
+    text = "\0 \ud800\udfff \udc80 \u2028 \x1b \U0001f600\r\n" * 3
+    task = Task(id="\udc81", prompt="\0", gold="\ud83d", info={"path": Path("/a"), "n": (1, 2)})
+    (verdict,) = ask(pool, plugin, f"echo {text}", task=task)
+    assert verdict.answer == text
+    assert verdict.checks == {"gold": "\ud83d", "info": {"path": "/a", "n": [1, 2]}}
+    (long,) = ask(pool, plugin, "echo " + "x" * 3_000_000)
+    assert long.answer == "x" * 3_000_000
+    (verdict,) = ask(pool, plugin, "prompt", task=Task(id="c", prompt=({"role": "user", "content": "?"},)))
+    assert verdict.checks == {"same": True}
+
+
+def test_a_gold_that_cannot_be_sent_is_our_failure(pool: VerifierPool, plugin: str) -> None:
+    for gold in (b"42", 10**5000):
+        (verdict,) = ask(pool, plugin, "true", task=Task(id="t", prompt="", gold=gold))
+        assert (verdict.score, verdict.outcome) == (None, "error")
+        assert "'t' cannot be sent" in verdict.reason
+
+
+def test_a_plain_function_gets_the_answer_by_name(pool: VerifierPool, plugin: str) -> None:
+    name = f"{plugin}:plain"
+    right, wrong, none = pool.judge([(name, text, TASK) for text in (r"\boxed{42}", "Answer: 42", "42")])
+    assert (right.score, right.answer, right.how, right.verifier) == (1.0, "42", "boxed", name)
+    assert (wrong.score, wrong.how) == (0.0, "answer_line")
+    assert (none.score, none.outcome) == (0.0, "no_answer")
+
+
+def test_unknown_names_and_parameters_are_told_before_anything_runs(pool: VerifierPool, plugin: str) -> None:
+    with pytest.raises(PluginError, match=r"has a parameter 'golden'.*response, gold, task, answer, how"):
+        VerifierPool([f"{plugin}:misspelt"], workers=1, memory_mib=1024)
+    with pytest.raises(PluginError, match=r"(?s)no verifier named 'maths'.*no 'dees'"):
+        VerifierPool(["maths", "boxed", f"{plugin}:dees"], workers=1, memory_mib=1024)
+    with pytest.raises(PluginError, match=r"memory_mib of at least \d+"):
+        VerifierPool(["boxed"], workers=1, memory_mib=16)
+    (late,) = pool.judge([("maths", "x", TASK)])
+    assert (late.score, late.outcome, late.verifier) == (None, "error", "maths")
+    assert "no verifier named 'maths'" in late.reason
+
+
+def test_a_verifier_met_later_is_loaded_then(pool: VerifierPool, plugin: str) -> None:
+    running = pool.submit(f"{plugin}:deeds", "sleep 0.3", TASK)
+    verdicts = pool.judge([("boxed", r"\boxed{1}", TASK), ("exact", "42", TASK), ("boxed", "1", TASK)])
+    assert [verdict.score for verdict in verdicts] == [1.0, 1.0, 0.0]
+    assert running.result().score == 1.0
+
+
+def test_a_worker_leads_a_group_and_serves_many_jobs(pool: VerifierPool, plugin: str) -> None:
+    checks = [verdict.checks for verdict in ask(pool, plugin, *["pid"] * 20)]
+    assert all(check["pid"] == check["group"] for check in checks)
+    assert 1 <= len({check["pid"] for check in checks}) <= 2
+
+
+def test_four_threads_get_their_own_verdicts_in_order(pool: VerifierPool, plugin: str) -> None:
+    results: dict[int, list[str | None]] = {}
+
+    def work(thread: int) -> None:
+        deeds = [f"echo {thread}/{k}" if k % 10 else "exit" for k in range(60)]
+        results[thread] = [verdict.answer for verdict in ask(pool, plugin, *deeds)]
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for thread in range(4):
+        assert results[thread] == [f"{thread}/{k}" if k % 10 else None for k in range(60)]
+
+
+def supervisor_of(pool: VerifierPool) -> int:
+    assert pool._supervisor is not None
+    assert pool._supervisor._process is not None
+    return pool._supervisor._process.pid
+
+
+def children_of(parent: int) -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:  # ended meanwhile
+                continue
+            if int(stat.rpartition(")")[2].split()[1]) == parent:
+                found.add(int(entry.name))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone_within(seconds: float, pids: set[int]) -> bool:
+    end = time.monotonic() + seconds
+    while any(map(is_running, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(is_running, pids))
+
+
+def test_close_leaves_no_process_and_ends_what_is_in_flight(plugin: str) -> None:
+    pool = VerifierPool([f"{plugin}:deeds"], workers=2, memory_mib=1024)
+    ask(pool, plugin, "true", "sleep 0.2", "true")
+    pids = {supervisor_of(pool)} | children_of(supervisor_of(pool))
+    assert len(pids) == 3
+    running = pool.submit(f"{plugin}:deeds", "sleep 60", TASK)
+    pool.close()
+    pool.close()
+    assert (running.result(5).score, running.result().reason) == (None, "the verifier pool was closed")
+    assert gone_within(5, pids)
+    with pytest.raises(RlvrError, match="closed"):
+        pool.submit("boxed", "x", TASK)
+
+
+def test_close_is_prompt_though_a_process_forked_from_this_one_holds_its_pipe() -> None:
+    pool = VerifierPool(["boxed"], workers=1, memory_mib=1024)
+    holder = os.fork()
+    if holder == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        supervisor = supervisor_of(pool)
+        start = time.monotonic()
+        pool.close()
+        assert time.monotonic() - start < 5
+        assert gone_within(1, {supervisor})
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+
+
+def test_a_dead_supervisor_gives_error_verdicts_and_the_next_submit_a_new_one(plugin: str) -> None:
+    with VerifierPool([f"{plugin}:deeds"], workers=1, memory_mib=1024) as pool:
+        ask(pool, plugin, "true")
+        workers = children_of(supervisor_of(pool))
+        lost = [pool.submit(f"{plugin}:deeds", "sleep 60", TASK) for _ in range(3)]
+        os.kill(supervisor_of(pool), signal.SIGKILL)
+        for future in lost:
+            verdict = future.result(10)
+            assert (verdict.score, verdict.outcome) == (None, "error")
+            assert "signal 9" in verdict.reason
+        assert gone_within(5, workers)
+
+        def restarted() -> None:  # by a thread that ends: the supervisor must outlive it
+            assert ask(pool, plugin, "true")[0].score == 1.0
+
+        thread = threading.Thread(target=restarted)
+        thread.start()
+        thread.join()
+        time.sleep(0.1)
+        assert ask(pool, plugin, "half")[0].score == 0.5
+        first = supervisor_of(pool)
+        time.sleep(0.1)
+        assert supervisor_of(pool) == first
+        assert is_running(first)
+
+
+def test_a_supervisor_that_keeps_dying_is_given_up(plugin: str) -> None:
+    with VerifierPool(["boxed"], workers=1, memory_mib=1024) as pool:
+        for _ in range(5):
+            doomed = pool.submit("boxed", "x", TASK)
+            doomed.result(10)
+            pid = supervisor_of(pool)
+            assert pool._supervisor is not None
+            pool._supervisor.num_verdicts = 0  # as if it had died before the first
+            os.kill(pid, signal.SIGKILL)
+            pool._supervisor._thread.join(10)
+        with pytest.raises(RlvrError, match="5 times in a row"):
+            pool.submit("boxed", "x", TASK)
+
+
+def test_nothing_is_left_when_the_parent_is_killed(plugin: str) -> None:
+    code = f"""
+import sys, time
+from rlvr.rewards.verified import VerifierPool
+from rlvr.types import Task
+pool = VerifierPool([{plugin + ":deeds"!r}], workers=2, memory_mib=1024)
+for deed in ("true", "sleep 60", "sleep 60"):
+    pool.submit({plugin + ":deeds"!r}, deed, Task(id="t", prompt=""))
+time.sleep(0.5)
+print(pool._supervisor._process.pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        supervisor = int(parent.stdout.readline())
+        pids = {supervisor} | children_of(supervisor)
+        assert len(pids) == 3
+        assert all(map(is_running, pids))
+        parent.kill()
+        parent.wait()
+    assert gone_within(5, pids)
+
+
+# --- parts and their sum
+
+
+def verdict(outcome: str, score: float | None) -> Verdict:
+    return Verdict(score=score, outcome=outcome)  # type: ignore[arg-type]
+
+
+verdicts = st.one_of(
+    st.floats(0, 1).map(lambda score: verdict("partial", score)),
+    st.sampled_from([verdict(name, None) for name in ("error", "gold_invalid", "not_applicable")]),
+)
+parts = st.dictionaries(
+    st.sampled_from("abcd"),
+    st.tuples(
+        verdicts,
+        st.builds(recipe.VerifiedReward, weight=st.floats(-5, 5), optional=st.booleans()),
+    ),
+)
+
+
+@given(parts)
+def test_the_reward_is_the_weighted_sum_of_the_parts_that_speak(given: dict[str, Any]) -> None:
+    reward = combine({k: v for k, (v, _) in given.items()}, {k: r for k, (_, r) in given.items()})
+    failed = any(v.outcome in ("error", "gold_invalid") and not r.optional for v, r in given.values())
+    spoken = [v.score * r.weight for v, r in given.values() if v.score is not None]
+    assert (reward is None) == (failed or not spoken)
+    if reward is not None:
+        assert reward == pytest.approx(sum(spoken))
+
+
+def test_weights_are_not_renormalised_when_a_part_is_left_out() -> None:
+    rewards = {
+        "answer": recipe.VerifiedReward(weight=1.0),
+        "form": recipe.VerifiedReward(weight=0.5, optional=True),
+    }
+    right = verdict("correct", 1.0)
+    assert combine({"answer": right, "form": right}, rewards) == 1.5
+    assert combine({"answer": right, "form": verdict("error", None)}, rewards) == 1.0
+    assert combine({"answer": right, "form": verdict("not_applicable", None)}, rewards) == 1.0
+    assert combine({"answer": verdict("not_applicable", None), "form": right}, rewards) == 0.5
+    assert combine({"answer": verdict("gold_invalid", None), "form": right}, rewards) is None
+    assert combine({"answer": verdict("not_applicable", None), "form": verdict("error", None)}, rewards) is None
+
+
+def make_group(task: Task, *texts: str, step: int = 1) -> Group:
+    rollouts = [
+        Rollout(
+            id=f"{step}/{task.id}/{k}",
+            completion=Completion(
+                text=text, token_ids=(1,), logprobs=(0.0,), trained=(True,), finish="stop", versions=((0, 0),)
+            ),
+            verdicts={},
+            reward=None,
+        )
+        for k, text in enumerate(texts)
+    ]
+    return Group(task=task, prompt_ids=(1,), rollouts=tuple(rollouts))
+
+
+def test_random_reward_repeats_by_key_and_is_one_with_probability_p() -> None:
+    group = make_group(TASK, *["x"] * 4000)
+    scores = [v.score or 0.0 for v in RandomReward("luck", 0.3, seed=7).score([group])[0]]
+    again = [v.score or 0.0 for v in RandomReward("luck", 0.3, seed=7).score([group])[0]]
+    other = [v.score or 0.0 for v in RandomReward("luck", 0.3, seed=8).score([group])[0]]
+    assert scores == again
+    assert scores != other
+    assert sum(scores) / 4000 == pytest.approx(0.3, abs=0.03)  # four standard errors
+    assert {v.outcome for v in RandomReward("luck", 0.0, 1).score([group])[0]} == {"wrong"}
+    assert {v.outcome for v in RandomReward("luck", 1.0, 1).score([group])[0]} == {"correct"}
+
+
+def test_rewards_fill_verdicts_and_reward_of_every_rollout() -> None:
+    parts: dict[str, recipe.Reward] = {
+        "answer": recipe.VerifiedReward(),
+        "form": recipe.VerifiedReward(verifier="boxed", weight=0.25),
+        "luck": recipe.RandomReward(kind="random", weight=0.0),
+    }
+    rewards = build(parts, recipe.Scoring(workers=2), seed=0, tasks_verifiers={"math", "exact"})
+    try:
+        maths = make_group(Task(id="m", prompt="", gold="1/2", verifier="math"), r"\boxed{0.5}", "Answer: .5", "no")
+        exact = make_group(Task(id="e", prompt="", gold="0.5", verifier="exact"), r"\boxed{1/2}", "0.5")
+        bad = make_group(Task(id="b", prompt="", gold=None, verifier="math"), r"\boxed{1}")
+        nameless = make_group(Task(id="n", prompt="", gold="1"), r"\boxed{1}")
+        scored = rewards.score([maths, exact, bad, nameless])
+        assert [[r.reward for r in g.rollouts] for g in scored] == [[1.25, 1.0, 0.0], [0.25, 1.0], [None], [None]]
+        assert [g.num_judged for g in scored] == [3, 2, 0, 0]
+        assert scored[0].rollouts[0].verdicts["answer"].outcome == "correct"
+        assert scored[0].rollouts[2].verdicts["answer"].outcome == "no_answer"
+        assert scored[2].rollouts[0].verdicts["answer"].outcome == "gold_invalid"
+        assert "names no verifier" in scored[3].rollouts[0].verdicts["answer"].reason
+        assert [list(r.verdicts) for g in scored for r in g.rollouts] == [["answer", "form", "luck"]] * 7
+        assert scored[0].task is maths.task
+        later = [rewards.submit(group) for group in (maths, exact)]
+        assert [[r.reward for r in f.result().rollouts] for f in later] == [[1.25, 1.0, 0.0], [0.25, 1.0]]
+        assert [v.score for v in rewards.judge([("exact", "a", TASK), ("exact", "42", TASK)])] == [0.0, 1.0]
+    finally:
+        rewards.close()
+        rewards.close()
+
+
+def test_random_rewards_alone_start_no_process() -> None:
+    rewards = build({"luck": recipe.RandomReward(kind="random", p=1.0)}, recipe.Scoring(), 0, ())
+    (group,) = rewards.score([make_group(TASK, "x")])
+    assert group.rollouts[0].reward == 1.0
+    with pytest.raises(RlvrError, match="judge"):
+        rewards.judge([("math", "x", TASK)])
+    rewards.close()
+
+
+def test_a_named_verifier_goes_before_the_tasks_own(pool: VerifierPool) -> None:
+    group = make_group(Task(id="m", prompt="", gold="2", verifier="exact"), r"\boxed{1}")
+    assert VerifiedReward(pool, "boxed").score([group])[0][0].score == 1.0
+    assert VerifiedReward(pool).score([group])[0][0].score == 0.0
+
+
+# --- files of cases
+
+
+def test_a_file_of_cases_is_counted(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"gold": "42", "response": r"\boxed{42}", "expected": True, "id": "right"},
+        {"answer": 42, "completion": r"\boxed{41}", "expected": False},
+        {"solution": "42", "response": "42", "expected": 1, "id": "missed"},
+        {"gold": "x", "response": "x", "expected": 0.0, "id": "passed", "verifier": "exact"},
+        {"gold": None, "response": r"\boxed{1}", "expected": True, "id": "bad gold"},
+    ]
+    path = tmp_path / "cases.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, rows)))
+    cases = read_cases(path)
+    found = judge_cases(cases)
+    assert [v.score for v in found] == [1.0, 0.0, 0.0, 1.0, None]
+    result = report(cases, found)
+    assert result["n"] == 5
+    assert result["mean_score"] == 0.5
+    assert result["outcomes"] == {"correct": 2, "gold_invalid": 1, "no_answer": 1, "wrong": 1}
+    assert result["unjudged"] == 1
+    assert result.get("accuracy") == pytest.approx(2 / 5)
+    assert (result.get("false_positive"), result.get("false_negative")) == (1, 1)
+    assert result.get("wrong") == ["missed", "passed", "bad gold"]
+    assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"] < 1000
+    path.write_text(json.dumps({"gold": "1", "response": "1"}))
+    alone = verify_file(path, "exact")
+    assert alone["mean_score"] == 1.0
+    assert "accuracy" not in alone
+
+
+def test_all_bad_rows_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(
+        b'{"gold": "1", "response": "1"}\n{"response": "1"}\n{"gold": 1}\n[]\n{"gold"\n\xff\n'
+        b'{"gold": 1, "response": "", "expected": "yes"}\n{"gold": 1, "response": "1"}'
+    )
+    with pytest.raises(DataError) as caught:
+        read_cases(path)
+    lines = str(caught.value).split("\n")
+    assert [line.split(":")[1] for line in lines] == ["2", "3", "4", "5", "6", "7"]
+    assert "no gold" in lines[0]
+    assert "response (or completion) must be text" in lines[1]
+    assert all(line.startswith(str(path)) for line in lines)
+    with pytest.raises(DataError, match="No such file"):
+        read_cases(tmp_path / "absent.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="no rows"):
+        read_cases(tmp_path / "empty.jsonl")
+
+
+def test_explain_tells_everything_about_one_verdict() -> None:
+    told = explain("1/2", r"\boxed{0.5}")
+    assert (told["score"], told["outcome"], told["stage"], told["answer"]) == (1.0, "correct", "number", "0.5")
+    assert (told["verifier"], told["version"], told["how"]) == ("math", "1", "boxed")
+    assert 0 < told["seconds"] < 1
+
+
+def test_a_verifier_that_sleeps_is_killed_at_the_wall_limit(sleeper: tuple[Future[Verdict], float]) -> None:
+    future, start = sleeper
+    verdict = future.result(30)
+    assert (verdict.score, verdict.outcome) == (0.0, "timeout")
+    assert "10 s of time" in verdict.reason
+    assert 10 <= verdict.seconds < 13
+    assert time.monotonic() - start >= 10
