@@ -28,16 +28,17 @@ def group_advantages(reward_B: Tensor, group_B: Tensor, advantage: Advantage) ->
     https://arxiv.org/abs/2402.03300 section 4.1.2; without std https://arxiv.org/abs/2503.20783 section 3.2
     """
     num_groups = int(group_B.max()) + 1 if len(group_B) else 0
-    n_P = torch.zeros(num_groups, dtype=reward_B.dtype).index_add(0, group_B, torch.ones_like(reward_B))
-    sum_P = torch.zeros(num_groups, dtype=reward_B.dtype).index_add(0, group_B, reward_B)
+    zero_P = reward_B.new_zeros(num_groups)
+    n_P = zero_P.index_add(0, group_B, torch.ones_like(reward_B))
+    sum_P = zero_P.index_add(0, group_B, reward_B)
     centred_B = reward_B - (sum_P / n_P)[group_B]
-    low_P = torch.full((num_groups,), torch.inf, dtype=reward_B.dtype).scatter_reduce(0, group_B, reward_B, "amin")
-    high_P = torch.full((num_groups,), -torch.inf, dtype=reward_B.dtype).scatter_reduce(0, group_B, reward_B, "amax")
+    low_P = torch.full_like(zero_P, torch.inf).scatter_reduce(0, group_B, reward_B, "amin")
+    high_P = torch.full_like(zero_P, -torch.inf).scatter_reduce(0, group_B, reward_B, "amax")
     # equal rewards give exactly 0, whatever the mean was rounded to: 1e-17 / eps would still be trained on
     centred_B = torch.where((low_P == high_P)[group_B], 0.0, centred_B)
     if advantage.kind == "group_no_std":
         return centred_B
-    square_P = torch.zeros(num_groups, dtype=reward_B.dtype).index_add(0, group_B, centred_B.square())
+    square_P = zero_P.index_add(0, group_B, centred_B.square())
     std_P = (square_P / (n_P - 1).clamp(min=1)).sqrt()
     return centred_B / (std_P + advantage.eps)[group_B]
 

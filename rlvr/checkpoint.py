@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_FILES = ("state.safetensors", "state.json")
+
+
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, keep: int) -> Path:
     """Write folder/STEP and prune older ones to `keep`. DiskError leaves the older ones as they were."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     final = folder / f"{step:06d}"
@@ -45,11 +49,12 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
             shutil.rmtree(final)
         fresh.rename(final)
         _sync(folder)
-    except OSError as error:
+        for old in _newest_first(folder)[keep:]:
+            shutil.rmtree(old)
+    except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
         shutil.rmtree(fresh, ignore_errors=True)
-        raise DiskError(f"cannot save the checkpoint of step {step} to {folder}: {error.strerror or error}") from error
-    for old in _newest_first(folder)[keep:]:
-        shutil.rmtree(old)
+        reason = getattr(error, "strerror", None) or error
+        raise DiskError(f"cannot save the checkpoint of step {step} to {folder}: {reason}") from error
     return final
 
 
@@ -72,18 +77,24 @@ def load_newest(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any], l
 def verify(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        schema = manifest["schema"]
+        if schema != SCHEMA:
+            return f"manifest.json: its schema is {schema}, this version reads {SCHEMA}"
+        files = {name: (expected["bytes"], expected["sha256"]) for name, expected in manifest["files"].items()}
+        if set(files) != set(_FILES) or manifest["step"] != int(path.name):
+            return "manifest.json does not speak of this checkpoint"
     except (OSError, ValueError) as error:
         return f"manifest.json cannot be read ({error})"
-    if manifest.get("schema") != SCHEMA:
-        return f"its schema is {manifest.get('schema')}, this version reads {SCHEMA}"
-    for name, expected in manifest["files"].items():
+    except (KeyError, TypeError, AttributeError):
+        return "manifest.json is damaged"
+    for name, (size, checksum) in files.items():
         file = path / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        if _sha256(file) != expected["sha256"]:
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if _sha256(file) != checksum:
             return f"{name} has another checksum than when it was saved"
     return None
 
@@ -91,7 +102,8 @@ def verify(path: Path) -> str | None:
 def _newest_first(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+    found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name), reverse=True)
 
 
 def _sha256(path: Path) -> str:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 import rlvr
 from rlvr import settings
-from rlvr.errors import DataError, RlvrError, SettingsError
+from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
 from rlvr.recipe import EvalRecipe, Recipe, RlRecipe, SftRecipe, TrainingRecipe
+
+# click's, or that of the click that newer typers bring along
+_UsageError: Any = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     name="rlvr",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -42,32 +43,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: user errors become one line on stderr and an exit code (errors.py), tracebacks are for bugs."""
     debug = os.environ.get("RLVR_DEBUG") == "1"
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="rlvr", standalone_mode=False)
+        sys.stdout.flush()
     except RlvrError as error:
         if debug:
             raise
         print(f"rlvr: {error}", file=sys.stderr)
         code = error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        code = 0
-    except click.ClickException as error:
-        print(f"rlvr: {error.format_message()}", file=sys.stderr)
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "rlvr"
+        print(f"rlvr: {error.format_message()} See {command} --help", file=sys.stderr)
         code = 2
-    except (KeyboardInterrupt, click.Abort):
-        print("rlvr: interrupted", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # typer ends those within a command in the same way: quietly, and not as done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = 1
+    if code == 130:  # typer returns it for Ctrl-C
+        print("rlvr: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _version(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         print(rlvr.__version__)
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -116,7 +121,7 @@ def _run_stage(
     if resume not in ("auto", "never"):
         if not (Path(resume) / "recipe.yaml").is_file():
             raise SettingsError(f"--resume {resume}: must be auto, never or a run folder (no recipe.yaml in it)")
-        overrides.append(f"run.dir={json.dumps(resume)}")
+        overrides.append(f"run.dir={json.dumps(resume, ensure_ascii=False)}")
         resume = "auto"
     recipe = settings.load_recipe(path, overrides, stage=stage)
     assert isinstance(recipe, TrainingRecipe)
@@ -218,7 +223,9 @@ def evaluate(
     if recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *(overrides or [])], None
     flags = _eval_flags(model, tasks, k, samples, max_tokens, engine)
-    result, rows = _evaluate(_eval_recipe(recipe, [*(overrides or []), *flags]))
+    if out is not None and not out.parent.is_dir():
+        raise DiskError(f"--out {out}: no folder {out.parent}")
+    result, rows = _evaluate(_eval_recipe(recipe, [*flags, *(overrides or [])]))
     from rlvr.loops.setup import describe_evaluation
 
     print(describe_evaluation(result))
@@ -239,9 +246,10 @@ def _eval_flags(
 ) -> list[str]:
     """Options as overrides, so that there is one way in."""
     flags = [
-        f"{name}={json.dumps(value)}"
+        f"{name}={json.dumps(value, ensure_ascii=False)}"
         for name, value in (
             ("model.path", model),
+            ("eval.tasks.source", None if tasks is None else "file"),  # whatever the recipe's own tasks come from
             ("eval.tasks.path", tasks),
             ("eval.samples", samples),
             ("eval.max_tokens", max_tokens),
@@ -280,7 +288,7 @@ def _eval_recipe(path: str | None, overrides: Sequence[str]) -> EvalRecipe:
     )
 
 
-def _evaluate(recipe: EvalRecipe) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _evaluate(recipe: EvalRecipe) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     _prepare(recipe)
     from rlvr import chat, policy, tasks
     from rlvr.engines import base as engines
@@ -322,7 +330,9 @@ def _evaluate(recipe: EvalRecipe) -> tuple[dict[str, Any], list[dict[str, Any]]]
 @app.command(epilog=r"Example: rlvr verify --explain '7/2' 'so it is \boxed{3.5}'")
 def verify(
     file: Annotated[str | None, typer.Argument(metavar="[FILE.jsonl]", help="Rows with gold and response.")] = None,
-    verifier: Annotated[str, typer.Option("-v", "--verifier", help="Verifier for rows that name none.")] = "math",
+    verifier: Annotated[
+        str | None, typer.Option("-v", "--verifier", help="Judges every row; without it the row's own, or math.")
+    ] = None,
     explain: Annotated[
         tuple[str, str] | None, typer.Option(metavar="GOLD RESPONSE", help="Judge one response.")
     ] = None,
@@ -334,12 +344,11 @@ def verify(
     if (file is None) == (explain is None):
         raise SettingsError("verify needs either FILE.jsonl or --explain GOLD RESPONSE")
     if explain is not None:
-        result = verification.explain(explain[0], explain[1], verifier)
+        result = verification.explain(explain[0], explain[1], verifier or "math")
         print("\n".join(f"{name:9} {value}" for name, value in result.items() if value not in (None, "", {})))
     else:
         assert file is not None
-        result = verification.verify_file(file, verifier)
-        result.pop("verdicts", None)
+        result = dict(verification.verify_file(file, verifier))
         print("\n".join(f"{name:15} {value}" for name, value in result.items()))
     if as_json:
         print(json.dumps(result), flush=True)
@@ -365,7 +374,7 @@ def config(
         for name, default, text in rows:
             print(f"{name} = {default}" + (f"\n    {text}" if text else ""))
         if as_json:
-            print(json.dumps([{"name": n, "default": d, "help": t} for n, d, t in rows]))
+            print(json.dumps({"settings": [{"name": n, "default": d, "help": t} for n, d, t in rows]}))
         return
     assert recipe is not None
     resolved = settings.load_recipe(recipe, overrides or [])
@@ -413,6 +422,6 @@ def doctor(
     checks = checkup.diagnose(run)
     print(checkup.render(checks))
     if as_json:
-        print(json.dumps([dataclasses.asdict(check) for check in checks]))
+        print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}))
     if any(check.ok is False for check in checks):
         raise DataError("something needs attention: see the lines marked above")

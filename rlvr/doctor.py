@@ -63,7 +63,14 @@ def diagnose(run: str | None = None) -> list[Check]:
             checks += part()
         except Exception as error:
             name = getattr(part, "__name__", "run").strip("_")
-            checks.append(Check(name=name, ok=None, detail=f"could not be checked: {type(error).__name__}: {error}"))
+            is_ours = isinstance(error, RlvrError)  # it says itself what is wrong; anything else is the checkup's fault
+            checks.append(
+                Check(
+                    name=name,
+                    ok=False if is_ours else None,
+                    detail=f"could not be checked: {type(error).__name__}: {error}",
+                )
+            )
     return checks
 
 

@@ -1,4 +1,7 @@
-"""The dense reference of every loss: log-probabilities in, sums and counts out; the loop divides. B sequences, T tokens."""
+"""The dense reference of every loss: log-probabilities in, sums and counts out; the loop divides.
+
+B sequences, T tokens.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Sums:
 
 
 def policy_loss(logp_BT: Tensor, batch: Batch, loss: Loss, kl: Kl | None = None) -> Sums:
-    """L = -min(r A, clip(r, 1 - low, 1 + high) A) + coef * KL, r = exp(logp - old_logp), summed as `loss.aggregate` says.
+    """L = -min(r A, clip(r, 1 - low, 1 + high) A) + coef * KL, r = exp(logp - old_logp), summed by `loss.aggregate`.
 
     logp_BT: nats, of ids_BT under the policy, with gradient; only columns with mask_BT count. Without batch.old_logp_BT
     the old policy is the policy itself (r = 1, its gradient stays). https://arxiv.org/abs/1707.06347 eq. 7

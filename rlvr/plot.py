@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlvr import runs
 from rlvr.errors import DataError, DiskError
-from rlvr.status import eval_interval, read_metrics, read_summary
+from rlvr.status import eval_interval, merged
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +78,9 @@ def plot(run_dir: Path, out: Path | None = None) -> Path:
     """
     run_dir = Path(run_dir)
     out = run_dir / "plot.png" if out is None else Path(out)
-    drawing = figure(read_metrics(run_dir), read_summary(run_dir), run_dir.resolve().name, where=str(run_dir))
+    runs.read_recipe(run_dir)  # DataError where the folder is no run
+    rows, summary = merged(runs.read_metrics(run_dir)), runs.read_summary(run_dir) or {}
+    drawing = figure(rows, summary, run_dir.resolve().name, where=str(run_dir))
     kind = out.suffix.removeprefix(".") or "png"
     if kind not in drawing.canvas.get_supported_filetypes():
         raise DataError(f"{out}: unknown kind of picture {kind!r}, use .png, .svg or .pdf")
@@ -101,7 +104,7 @@ def figure(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], name: 
 
     drawers = _drawers(rows, summary)
     if not drawers:
-        raise DataError(f"{where or name}: metrics.jsonl holds nothing to draw ({len(rows)} rows)")
+        raise DataError(f"{where or name}: nothing to draw, metrics.jsonl has {len(rows) or 'no'} rows")
     num_columns = 2 if len(drawers) == 4 else min(COLUMNS, len(drawers))
     num_rows = math.ceil(len(drawers) / num_columns)
     drawing = Figure(figsize=(4.6 * num_columns, 3.1 * num_rows + 0.5))

@@ -69,18 +69,21 @@ def find(kind: str, name: str) -> Any:
         return _registered[kind, name]
     if kind in _ENTRY_POINTS:
         for entry in metadata.entry_points(group=_ENTRY_POINTS[kind], name=name):
-            return entry.load()
+            try:
+                return entry.load()
+            except Exception as error:  # whatever stands in somebody else's module
+                raise PluginError(f"{kind} {name!r}: cannot import {entry.value!r}: {_told(error)}") from error
     if ":" in name:
         return load(name, what=kind)
     near = difflib.get_close_matches(name, known(kind), n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"did you mean {near[0]!r}? " if near else ""
     raise PluginError(
-        f"no {kind} named {name!r}{hint} Known: {', '.join(known(kind))} (or package.module:name, or file.py:name)"
+        f"no {kind} named {name!r}; {hint}known: {', '.join(known(kind))} (or package.module:name, or file.py:name)"
     )
 
 
 def load(path: str, *, what: str) -> Any:
-    """The attribute behind `package.module:attribute` or `folder/file.py:attribute`. PluginError where there is none."""
+    """The attribute behind `package.module:attribute` or `folder/file.py:attribute`. PluginError where none is."""
     where, _, attribute = path.rpartition(":")
     if not where or not attribute:
         raise PluginError(f"{what} {path!r} must be package.module:name or file.py:name")
@@ -96,8 +99,8 @@ def load(path: str, *, what: str) -> Any:
 def _from_package(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise PluginError(f"{what}: cannot import {name!r}: {error}") from error
+    except Exception as error:  # whatever stands in somebody else's module
+        raise PluginError(f"{what}: cannot import {name!r}: {_told(error)}") from error
 
 
 def _from_file(path: Path, what: str) -> Any:
@@ -113,10 +116,16 @@ def _from_file(path: Path, what: str) -> Any:
     sys.modules[name] = module  # before running it: dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
-        raise
+        if not isinstance(error, Exception) or isinstance(error, PluginError):
+            raise
+        raise PluginError(f"{what}: cannot import {path}: {_told(error)}") from error
     return module
+
+
+def _told(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _where(thing: Any) -> str:

@@ -1,19 +1,26 @@
-"""The model that is trained: loading, log-probabilities, optimizer steps, saving. B sequences, T tokens, N scored tokens."""
+"""The model that is trained: loading, log-probabilities, optimizer steps, saving.
+
+B sequences, T tokens, N scored tokens, V vocabulary, D hidden.
+"""
 
 from __future__ import annotations
 
+import difflib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rlvr.errors import DataError, NonFiniteError
+from rlvr.errors import DataError, DiskError, NonFiniteError, SettingsError
 from rlvr.losses import Sums
 from rlvr.recipe import AdamW, BpeTokenizer, Model, Muon, NewModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -21,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
-def load_model(settings: Model) -> tuple[nn.Module, Any]:
+def load_model(settings: Model) -> tuple[Any, Any]:
     """(causal language model, tokenizer) from a folder or by Hugging Face name; safetensors only, no remote code.
 
     DataError in one line where it is missing, pickled, torn, or no causal language model.
@@ -32,9 +39,10 @@ def load_model(settings: Model) -> tuple[nn.Module, Any]:
     config = _load_config(settings.path)
     _check_architecture(config, settings.path)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             settings.path, dtype=DTYPES[settings.dtype], use_safetensors=True, output_loading_info=True
         )
+        model, report = loaded
         tokenizer = AutoTokenizer.from_pretrained(settings.path)
     except Exception as error:  # safetensors, tokenizers and transformers each raise their own kinds
         raise DataError(f"model.path {settings.path}: cannot be loaded: {_first_line(error)}") from error
@@ -67,8 +75,8 @@ def check_model_path(settings: Model) -> None:
         pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for p in path.glob(pattern))
         if pickled:
             raise DataError(
-                f"model.path {settings.path}: {pickled[0]} is a pickle, which can run code when it is loaded; convert it "
-                "with save_pretrained (safetensors) where you trust it"
+                f"model.path {settings.path}: {pickled[0]} is a pickle, which can run code when it is loaded; convert "
+                "it with save_pretrained (safetensors) where you trust it"
             )
         raise DataError(f"model.path {settings.path}: no *.safetensors in it")
 
@@ -92,7 +100,7 @@ def _check_architecture(config: Any, path: str) -> None:
         raise DataError(f"model.path {path}: {what} is no causal language model (..ForCausalLM)")
 
 
-def new_model(settings: NewModel, texts: Iterator[str], seed: int) -> tuple[nn.Module, Any]:
+def new_model(settings: NewModel, texts: Iterator[str], seed: int) -> tuple[Any, Any]:
     """(model with random weights, tokenizer) for pretraining; the same seed gives the same bits."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -113,6 +121,7 @@ def new_model(settings: NewModel, texts: Iterator[str], seed: int) -> tuple[nn.M
     }
     try:
         config = AutoConfig.for_model(settings.architecture, **{**fixed, **settings.config})
+        _check_names(settings, AutoConfig.for_model(settings.architecture).to_dict())
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[settings.dtype])
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
@@ -122,7 +131,18 @@ def new_model(settings: NewModel, texts: Iterator[str], seed: int) -> tuple[nn.M
     return model.eval(), tokenizer
 
 
-def context_length(model: nn.Module) -> int | None:
+def _check_names(settings: NewModel, known: Mapping[str, Any]) -> None:
+    """transformers takes any name in a configuration and heeds none that it does not know."""
+    for name in settings.config:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise SettingsError(
+                f"model.config.{name}: {settings.architecture} has no such setting"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
+
+
+def context_length(model: PreTrainedModel) -> int | None:
     """Longest sequence in tokens that the model was made for, where it says so."""
     return getattr(model.config, "max_position_embeddings", None)
 
@@ -130,7 +150,9 @@ def context_length(model: nn.Module) -> int | None:
 # --- log-probabilities -----------------------------------------------------------------------------------------------
 
 
-def logprobs(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def logprobs(
+    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """(logp_BT, entropy_BT) in nats, float32: of ids_BT where mask_BT is True, 0 elsewhere.
 
     Rows are right-padded; only masked positions pass the output head. The entropy carries no gradient.
@@ -143,8 +165,8 @@ def logprobs(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor, temperature: flo
     return _spread(logp_N, mask_BT), _spread(entropy_N, mask_BT)
 
 
-def cross_entropy(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor) -> Sums:
-    """Summed -log p of the masked ids, nats; divide by the tokens of the optimizer step. metrics: tokens guessed right."""
+def cross_entropy(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> Sums:
+    """Summed -log p of the masked ids, nats, to be divided by the optimizer step's tokens; and tokens guessed right."""
     logits_NV, target_N = _scored(model, ids_BT, mask_BT)
     loss = torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="sum")
     right = float((logits_NV.argmax(dim=-1) == target_N).sum())
@@ -152,7 +174,7 @@ def cross_entropy(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor) -> Sums:
     return Sums(loss=loss, tokens=len(target_N), sequences=sequences, metrics={"mean_token_accuracy": right})
 
 
-def _scored(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+def _scored(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
     """(float32 logits_NV, target_N): the logits that predict each masked id."""
     # right padding under a causal mask: no real token sees a padded one, so no attention mask is needed
     hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
@@ -165,9 +187,10 @@ def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
     return torch.zeros(mask_BT.shape, dtype=value_N.dtype, device=value_N.device).masked_scatter(mask_BT, value_N)
 
 
-def head_logits(model: nn.Module, hidden_ND: Tensor) -> Tensor:
+def head_logits(model: PreTrainedModel, hidden_ND: Tensor) -> Tensor:
     """Logits [N, V] with the scalings that some architectures put behind their head."""
-    logits_NV = model.get_output_embeddings()(hidden_ND)
+    head: Any = model.get_output_embeddings()
+    logits_NV = head(hidden_ND)
     config = model.config
     if scale := getattr(config, "logit_scale", None):  # Cohere
         logits_NV = logits_NV * scale
@@ -184,7 +207,7 @@ def head_logits(model: nn.Module, hidden_ND: Tensor) -> Tensor:
 class Trained:
     """A model with its optimizer, schedule and divisor. One for the policy, one for a critic."""
 
-    def __init__(self, model: nn.Module, settings: AdamW | Muon, total_updates: int) -> None:
+    def __init__(self, model: PreTrainedModel, settings: AdamW | Muon, total_updates: int) -> None:
         self.model = model
         self.settings = settings
         self.total_updates = total_updates
@@ -206,7 +229,7 @@ class Trained:
         return value
 
     def step(self) -> dict[str, float]:
-        """Clip, update, clear the gradient. Returns grad_norm (before clipping) and lr. NonFiniteError leaves all as is."""
+        """Clip, update, clear the gradient; grad_norm (before clipping) and lr. NonFiniteError: no weight moved."""
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
         if not math.isfinite(norm):
@@ -231,7 +254,7 @@ class Trained:
     def state(self) -> dict[str, Tensor]:
         """Weights and optimizer state under flat names, for safetensors."""
         tensors = {f"model.{name}": tensor for name, tensor in self.weights()}
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         for optimizer in self.optimizers:
             for parameter, entry in optimizer.state.items():
                 for key, value in entry.items():
@@ -239,7 +262,12 @@ class Trained:
         return tensors
 
     def load_state(self, tensors: dict[str, Tensor], updates: int) -> None:
-        """Take what state() gave. ValueError where a name or shape does not fit."""
+        """Take what state() gave. ValueError, with nothing taken, where a weight is missing or has another shape."""
+        for name, own in self.weights():
+            given = tensors.get(f"model.{name}")
+            if given is None or given.shape != own.shape:
+                what = "is missing" if given is None else f"has shape {tuple(given.shape)}"
+                raise ValueError(f"weight {name} must have shape {tuple(own.shape)}; it {what}")
         names = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, own in self.weights():
@@ -249,7 +277,12 @@ class Trained:
                 for parameter in group["params"]:
                     name = next(n for n, p in names.items() if p is parameter)
                     prefix = f"optimizer.{name}."
-                    entry = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
+                    # AdamW's step count stays on the CPU
+                    entry = {
+                        key.removeprefix(prefix): value.to(parameter.device if value.ndim else "cpu", copy=True)
+                        for key, value in tensors.items()
+                        if key.startswith(prefix)
+                    }
                     if entry:
                         optimizer.state[parameter] = entry
         self.updates = updates
@@ -267,7 +300,7 @@ def lr_factor(settings: AdamW | Muon, update: int, total: int) -> float:
     return warm * (fall * (1 - floor) + floor)
 
 
-def _optimizers(model: nn.Module, settings: AdamW | Muon) -> list[torch.optim.Optimizer]:
+def _optimizers(model: PreTrainedModel, settings: AdamW | Muon) -> list[torch.optim.Optimizer]:
     parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not isinstance(settings, Muon):
         rest = [p for _, p in parameters]
@@ -285,14 +318,20 @@ def _optimizers(model: nn.Module, settings: AdamW | Muon) -> list[torch.optim.Op
 # --- saving ----------------------------------------------------------------------------------------------------------
 
 
-def save_model(model: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """A plain Hugging Face folder, put in place whole: a kill leaves the old one or the new one."""
+def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
+    """A plain Hugging Face folder, never seen half written. DiskError where it cannot be written."""
+    from safetensors import SafetensorError
+
     fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        model.save_pretrained(fresh)
+        tokenizer.save_pretrained(fresh)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+    except (OSError, SafetensorError) as error:  # safetensors has its own kind for a full disk
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise DiskError(f"cannot save the model to {folder}: {_first_line(error)}") from error
 
 
 def _first_line(error: BaseException) -> str:

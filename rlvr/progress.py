@@ -6,11 +6,12 @@ processes that fork in the meantime inherit no held lock.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -19,7 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-PLAIN_SECONDS = 2.0
+PLAIN_SECONDS = 5.0
 """Least time between two plain lines of steps."""
 PHASE_SECONDS = 30.0
 """A plain log that was silent for so long shows the phase, so that nobody thinks the run dead."""
@@ -33,6 +34,8 @@ _LABELS = {
     "completions/clipped_ratio": "cut",
     "frac_reward_zero_std": "equal groups",
     "grad_norm": "grad",
+    "mean_token_accuracy": "accuracy",
+    "perf/tokens_per_second": "tokens/s",
     "sampling/sampling_logp_difference/mean": "mismatch",
 }
 
@@ -41,6 +44,7 @@ class Progress:
     """The progress of one run; a context manager, whose methods may be called from any thread.
 
     with Progress("train", 100) as progress:
+        progress.begin(0)
         progress.phase("sampling 57/128")
         progress.step(1, {"reward": 0.44}, ["reward"])
 
@@ -51,18 +55,17 @@ class Progress:
         self,
         title: str,
         total_steps: int,
-        first_step: int = 0,
         *,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """first_step: steps that were done before (a resumed run), out of total_steps."""
         self.num_warnings = 0
-        self._title, self._total, self._done = title, total_steps, first_step
+        self._title, self._total, self._done = title, total_steps, 0
         self._console = console or Console()
         self._clock = clock
         self._lock = threading.RLock()
-        self._marks = deque([(clock(), first_step)], maxlen=RATE_STEPS + 1)  # (time, steps done)
+        self._marks: deque[tuple[float, int]] = deque(maxlen=RATE_STEPS + 1)  # (time, steps done), by _step_clock
+        self._aside = 0.0  # seconds in aside()
         self._shown = self._phase = ""
         self._pending: str | None = None  # a plain line of a step that was held back
         self._is_first = True
@@ -75,8 +78,6 @@ class Progress:
             self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
             self._live.start(refresh=True)
         self._last_line = self._clock()
-        self._marks.clear()
-        self._marks.append((self._last_line, self._done))
         return self
 
     def __exit__(
@@ -91,12 +92,29 @@ class Progress:
             elif self._pending is not None:
                 self._line(self._pending)
 
+    def begin(self, done: int) -> None:
+        """The next step begins now, after `done` steps (those of a resumed run); what came before is no step's time."""
+        with self._lock:
+            self._done = done
+            self._marks.clear()
+            self._marks.append((self._step_clock(), done))
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """For what happens between steps and is no part of them, as an evaluation: the rate leaves it out."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._aside += self._clock() - start
+
     def step(self, step: int, metrics: Mapping[str, float], shown: Sequence[str]) -> None:
         """`step` steps of total_steps are done (1 after the first); names in shown that metrics lack are left out."""
         with self._lock:
             is_first, self._is_first = self._is_first, False
             self._done, self._phase = step, ""
-            self._marks.append((self._clock(), step))
+            self._marks.append((self._step_clock(), step))
             self._shown = "  ".join(
                 f"{label(name)} {number(metrics[name])}" for name in shown if metrics.get(name) is not None
             )
@@ -136,7 +154,12 @@ class Progress:
             else:
                 self._write(f"warning: {text}")
 
+    def _step_clock(self) -> float:
+        return self._clock() - self._aside
+
     def _seconds_per_step(self) -> float | None:
+        if len(self._marks) < 2:
+            return None
         (start, first), (end, last) = self._marks[0], self._marks[-1]
         return (end - start) / (last - first) if last > first else None
 

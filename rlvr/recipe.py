@@ -54,15 +54,17 @@ class PathTokenizer(Settings):
     kind: Literal["path"]
     """An existing tokenizer."""
     path: str
+    """Folder or Hugging Face name of a tokenizer."""
 
 
 class NewModel(Settings):
     architecture: str = "qwen3"
     """A model type that transformers knows."""
     config: dict[str, Any] = {}
-    """Its configuration (hidden_size, num_hidden_layers, ...); vocab_size and special tokens come from the tokenizer."""
+    """Its configuration (hidden_size, num_hidden_layers, ...); vocab_size, special tokens come from the tokenizer."""
     tokenizer: BytesTokenizer | BpeTokenizer | PathTokenizer = Field(default=BytesTokenizer(), discriminator="kind")
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights that are trained."""
 
 
 class Data(Settings):
@@ -72,6 +74,7 @@ class Data(Settings):
     """File (.jsonl .json .parquet .csv), folder, Hugging Face name, or for a generator package.module:function or
     file.py:function. Relative paths start at the current directory."""
     source: Literal["file", "hub", "generator"] = "file"
+    """What `path` names."""
     args: dict[str, Any] = {}
     """Arguments of the generator."""
     split: str = "train"
@@ -173,6 +176,7 @@ class Advantage(Settings):
     kind: Literal["group", "group_no_std"] = "group"
     """group: (reward - mean) / (std + eps) over siblings; group_no_std: reward - mean."""
     eps: PositiveFloat = 1e-4
+    """Keeps a group of equal rewards finite."""
 
 
 class Clip(Settings):
@@ -193,9 +197,10 @@ class Kl(Settings):
     coef: NonNegative = 0.0
     """Weight of the divergence from the reference, the model as it was before step 1 (TRL: beta)."""
     kind: Literal["k1", "k2", "k3"] | None = None
-    """Estimator, http://joschu.net/blog/kl-approx.html; without it k2 in the loss and k1 in the reward, whose optimum is
-    the true one."""
+    """Estimator, http://joschu.net/blog/kl-approx.html; without it k2 in the loss and k1 in the reward, whose
+    optimum is the true one."""
     where: Literal["loss", "reward"] = "loss"
+    """A term of the loss, or taken off each completion's reward."""
 
     @model_validator(mode="after")
     def _check(self) -> Kl:
@@ -207,19 +212,23 @@ class Kl(Settings):
 class AdamW(Settings):
     kind: Literal["adamw"] = "adamw"
     lr: PositiveFloat = 1e-6
+    """Learning rate after the warm-up (TRL: learning_rate)."""
     betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.95)
     weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up; linear and cosine fall to min_lr_ratio at the last step."""
     warmup_steps: Count = 0
+    """Updates over which the rate rises from 0."""
     min_lr_ratio: Share = 0.0
+    """Share of lr that linear and cosine end at."""
     max_grad_norm: PositiveFloat = 1.0
+    """A longer gradient is shortened to this."""
     micro_tokens: PositiveInt = 32768
     """Padded tokens per forward; the result does not depend on it."""
 
 
 class Muon(AdamW):
-    kind: Literal["muon"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    kind: Literal["muon"]  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
     """torch.optim.Muon for the 2-D weights of the layers, AdamW for embeddings, heads and vectors."""
     lr: PositiveFloat = 1e-2
     """Of Muon's weights."""
@@ -237,7 +246,9 @@ class Eval(Settings):
     every: Count = 0
     """Steps between evaluations while training; 0: never."""
     before: bool = True
+    """Evaluate before the first step."""
     after: bool = True
+    """Evaluate after the last step."""
     samples: PositiveInt = 1
     """Completions per task."""
     k: Ints = (1,)
@@ -250,6 +261,7 @@ class Eval(Settings):
     seed: Count = 0
     """Of the sampling; apart from the run's, so that runs are compared on the same draws."""
     stop: Strings = ()
+    """Strings that end a completion."""
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -267,6 +279,7 @@ class Checkpoint(Settings):
     every: Count = 0
     """Steps between checkpoints; 0: only where the run is stopped."""
     keep: PositiveInt = 2
+    """Newest checkpoints that stay."""
 
 
 class System(Settings):
@@ -279,9 +292,11 @@ class Recipe(Settings):
 
     command: ClassVar[str]
     stage: str
+    """What the recipe is for: rl, sft, pretrain or eval."""
     schema_version: Literal[1] = Field(default=1, alias="schema")
     """Of the recipe's format."""
     seed: Count = 0
+    """Of all that is random in a run."""
     run: Run = Run()
     system: System = System()
 

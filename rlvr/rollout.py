@@ -1,4 +1,4 @@
-"""Tasks become scored groups: draw, sample, score while the next ones are sampled, set aside what could not be judged."""
+"""Tasks become scored groups: draw, sample, score while others are sampled, set aside what could not be judged."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from rlvr.errors import EngineError
 from rlvr.recipe import Sample
 from rlvr.seeds import seed_for
 from rlvr.tasks import TaskStream
-from rlvr.types import Completion, Engine, Group, Request, Rollout, Sampling, Task
+from rlvr.types import Completion, Engine, Group, Request, Rollout, Sampling, Task, Verdict
 
 if TYPE_CHECKING:
     from rlvr.rewards.base import Rewards
 
 MAX_REFILLS = 4
 """Rounds of further tasks that a step draws where groups could not be judged."""
+_ABORTED = Verdict(score=None, outcome="error", reason="the engine took the completion back")
 
 
 @dataclass(slots=True)
@@ -75,17 +76,20 @@ class Rollouts:
     def _sample_and_score(self, step: int, tasks: Sequence[Task], drawn: Counter[str], taken: Taken) -> list[Group]:
         requests = [self._request(step, task, drawn) for task in tasks]
         owner = {id: number for number, request in enumerate(requests) for id in request.sample_ids}
-        waiting = [dict.fromkeys(request.sample_ids) for request in requests]
+        waiting: list[dict[str, Completion | None]] = [dict.fromkeys(request.sample_ids) for request in requests]
         scored: list[Future[Group] | None] = [None] * len(tasks)
         started = time.perf_counter()
         done = 0
         for id, completion in self.engine.generate(requests):
+            if id not in owner:
+                raise EngineError(f"the engine gave a completion for {id!r}, which was not asked for (again)")
             number = owner.pop(id)
-            waiting[number][id] = completion  # type: ignore[assignment]
+            waiting[number][id] = completion
             done += 1
             self.on_progress(f"sampling {done}/{done + len(owner)}")
-            if all(waiting[number].values()):
-                group = _unscored(tasks[number], self.prompt_ids[tasks[number].id], waiting[number])
+            completions = {key: c for key, c in waiting[number].items() if c is not None}
+            if len(completions) == self.sample.group_size:
+                group = _unscored(tasks[number], self.prompt_ids[tasks[number].id], completions)
                 scored[number] = self.rewards.submit(group)
         taken.sample_seconds += time.perf_counter() - started
         if owner:
@@ -94,7 +98,7 @@ class Rollouts:
             )
         self.on_progress("scoring")
         started = time.perf_counter()
-        groups = [future.result() for future in scored if future is not None]
+        groups = [_without_aborted(future.result()) for future in scored if future is not None]
         taken.score_seconds += time.perf_counter() - started
         return groups
 
@@ -129,6 +133,15 @@ def _unscored(task: Task, prompt_ids: tuple[int, ...], completions: dict[str, Co
     return Group(task=task, prompt_ids=prompt_ids, rollouts=rollouts)
 
 
+def _without_aborted(group: Group) -> Group:
+    """What the engine took back is no answer: whatever was thought of it, its rollout counts as unjudged."""
+    rollouts = tuple(
+        replace(r, reward=None, verdicts=dict.fromkeys(r.verdicts, _ABORTED)) if r.completion.finish == "abort" else r
+        for r in group.rollouts
+    )
+    return replace(group, rollouts=rollouts)
+
+
 def without_unjudged(group: Group) -> Group:
     """The group without the rollouts that could not be judged: they leave the baseline and the loss."""
     return replace(group, rollouts=tuple(r for r in group.rollouts if r.reward is not None))
@@ -138,7 +151,7 @@ def group_metrics(taken: Taken) -> dict[str, float]:
     """TRL's names: reward, reward_std, frac_reward_zero_std, rewards/PART/mean|std, completions/*; ours beside them."""
     everything = [r for group in (*taken.groups, *taken.set_aside) for r in group.rollouts]
     rewards_P = [[r.reward for r in group.rollouts if r.reward is not None] for group in taken.groups]
-    spread_P = [np.std(rewards, ddof=1) for rewards in rewards_P]
+    spread_P = [float(np.std(rewards, ddof=1)) for rewards in rewards_P]
     metrics = {
         "reward": _mean([reward for rewards in rewards_P for reward in rewards]),
         "reward_std": _mean(spread_P),

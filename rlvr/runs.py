@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import yaml
 
-from rlvr.errors import DataError, DiskError, SettingsError
+from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
 from rlvr.recipe import Recipe, TrainingRecipe
 from rlvr.settings import to_yaml
 from rlvr.types import SCHEMA, Group, Verdict
@@ -41,6 +41,10 @@ _PACKAGES = (
 )
 
 
+_OWN = ("env.json", "recipe.yaml", ".env.json.new", ".recipe.yaml.new")
+"""What a start writes, env.json first: a folder that holds something and no env.json is no run of ours."""
+
+
 class Run:
     """A run folder that this process holds. Use as a context manager: leaving it lets go of the folder.
 
@@ -50,12 +54,14 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock: IO[str] | None = None
+        self._is_ours = False
 
     @classmethod
     def open(cls, recipe: Recipe, recipe_path: str, resume: str = "auto") -> Run:
         """Take the folder for this recipe, new or to be resumed. SettingsError, DiskError in one line."""
         if recipe.run.dir is None:
-            folder = _numbered(Path("runs"), Path(recipe_path).stem)
+            with _as_disk_error(Path("runs")):
+                folder = _numbered(Path("runs"), Path(recipe_path).stem)
         else:
             folder = Path(recipe.run.dir)
         run = cls(folder)
@@ -65,18 +71,16 @@ class Run:
             run._check(resume)
             if run.has_begun and not run.is_finished:
                 _check_same_settings(read_recipe(folder), recipe, folder)
-            if not run.has_begun:
-                _write(folder / "recipe.yaml", to_yaml(recipe))
             if not run.is_finished:
                 _write(folder / "env.json", json.dumps(_environment(recipe), indent=1))
-        except OSError as error:
-            run.close()
-            if isinstance(error, DiskError):
-                raise
-            raise DiskError(f"run.dir {folder}: {error.strerror or error}") from None
-        except SettingsError:
+            if not run.has_begun:
+                _write(folder / "recipe.yaml", to_yaml(recipe))
+        except RlvrError:
             run.close()
             raise
+        except OSError as error:
+            run.close()
+            raise DiskError(f"run.dir {folder}: {error.strerror or error}") from None
         return run
 
     def __enter__(self) -> Run:
@@ -89,8 +93,8 @@ class Run:
         """Let go of the folder."""
         if self._lock is None:
             return
-        if not self.has_begun:  # a start that failed leaves nothing that would pass for a run
-            for name in ("recipe.yaml", "env.json", ".lock"):
+        if not (self._is_ours and self.has_begun):  # a start that failed leaves nothing that would pass for a run
+            for name in (*_OWN, ".lock") if self._is_ours else (".lock",):
                 (self.folder / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # somebody else's files are in it
                 self.folder.rmdir()
@@ -110,15 +114,24 @@ class Run:
     def model_folder(self) -> Path:
         return self.folder / "model"
 
-    def truncate(self, step: int) -> None:
-        """Forget what was written after `step`, so that a resumed run writes each row once."""
+    def truncate(self, step: int, *, evaluated: bool = True) -> None:
+        """Forget what was written after `step`, so that a resumed run writes each row once.
+
+        evaluated: whether the evaluation of `step` itself stays too; the last step's is made again.
+        """
         path = self.folder / "metrics.jsonl"
         if path.is_file():
-            kept = [row for row in read_metrics(self.folder) if row["step"] <= step]
-            _write(path, "".join(json.dumps(row) + "\n" for row in kept))
+            kept = [
+                row
+                for row in read_metrics(self.folder)
+                if row["step"] < step or (row["step"] == step and (evaluated or "step_time" in row))
+            ]
+            with _as_disk_error(self.folder):
+                _write(path, "".join(json.dumps(row) + "\n" for row in kept))
         for file in (self.folder / "rollouts").glob("*.parquet"):
             if int(file.stem) > step:
-                file.unlink()
+                with _as_disk_error(file):
+                    file.unlink()
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row to metrics.jsonl; whole in one write, so that a kill tears at most the last line."""
@@ -171,13 +184,14 @@ class Run:
         self._lock = lock
 
     def _check(self, resume: str) -> None:
-        present = {p.name for p in self.folder.iterdir()} - {".lock"}
-        if present and not (self.folder / "recipe.yaml").is_file():
+        present = {p.name for p in self.folder.iterdir()} - {".lock", ".env.json.new"}
+        if present and "env.json" not in present:  # a recipe.yaml alone is somebody's own
             raise DiskError(f"run.dir {self.folder} holds other files and no run; set another run.dir")
+        self._is_ours = True
         if self.has_begun and resume == "never":
             state = "a finished" if self.is_finished else "an unfinished"
             raise SettingsError(
-                f"run.dir {self.folder} holds {state} run and --resume is never; set another run.dir or remove the folder"
+                f"run.dir {self.folder} holds {state} run and --resume is never; set another run.dir or remove it"
             )
 
 
@@ -200,15 +214,18 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
-            if number < len(lines):  # a whole line that is broken is no torn tail
-                raise DataError(f"{path}:{number}: not a JSON object") from None
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        elif number < len(lines):  # a whole line that is broken is no torn tail
+            raise DataError(f'{path}:{number}: not a JSON object with "step"')
     return rows
 
 
@@ -280,9 +297,9 @@ def _rollout_row(step: int, group: Group, rollout: Any, advantages: Mapping[str,
     task, completion = group.task, rollout.completion
     return {
         "step": step,
-        "id": rollout.id,
-        "task": task.id,
-        "source": task.source,
+        "id": _text(rollout.id),
+        "task": _text(task.id),
+        "source": _text(task.source),
         "prompt": _text(task.prompt if isinstance(task.prompt, str) else json.dumps(task.prompt, ensure_ascii=False)),
         "gold": None
         if task.gold is None
@@ -337,8 +354,8 @@ def _check_same_settings(old: dict[str, Any], recipe: Recipe, folder: Path) -> N
     ]
     if changed:
         raise SettingsError(
-            f"run.dir {folder} holds an unfinished run with other settings ({'; '.join(changed)}); resume it with its own "
-            "or set another run.dir"
+            f"run.dir {folder} holds an unfinished run with other settings ({'; '.join(changed)}); resume it with its "
+            "own or set another run.dir"
         )
 
 
@@ -367,11 +384,15 @@ def _numbered(parent: Path, name: str) -> Path:
 def _write(path: Path, text: str) -> None:
     """Whole or not at all."""
     fresh = path.with_name(f".{path.name}.new")
-    with open(fresh, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with open(fresh, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

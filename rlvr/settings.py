@@ -58,21 +58,33 @@ _Path = tuple[str, ...]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats (PyYAML reads 1e-6 as text) and no doubled keys (PyYAML lets the last one win in silence)."""
+    """YAML 1.2 floats (PyYAML reads 1e-6 as text), no dates (run.dir=2026-01-31), no doubled keys (last one wins)."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Puts quotes around texts that a reader would take for numbers, or whose line breaks it would fold away."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(sign in text for sign in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+_FLOAT = re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$")
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: dict[Any, int] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
         line = key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise SettingsError(f"{node.start_mark.name}:{line}: the name of a setting must be text")
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node)
         if key in seen:
             raise SettingsError(f"{node.start_mark.name}:{line}: {key!r} is set twice (first in line {seen[key]})")
         seen[key] = line
@@ -82,7 +94,10 @@ def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[An
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles)
 # the float pattern above also matches whole numbers: whatever has neither point nor exponent stays an int
 _Loader.yaml_implicit_resolvers = {
-    first: sorted(resolvers, key=lambda pair: pair[0] != "tag:yaml.org,2002:int")
+    first: sorted(
+        (pair for pair in resolvers if pair[0] != "tag:yaml.org,2002:timestamp"),
+        key=lambda pair: pair[0] != "tag:yaml.org,2002:int",
+    )
     for first, resolvers in _Loader.yaml_implicit_resolvers.items()
 }
 
@@ -104,13 +119,13 @@ def from_overrides(stage: str, overrides: Sequence[str]) -> Recipe:
 def build(values: dict[str, Any], origins: dict[_Path, str], *, stage: str | None, file: str) -> Recipe:
     """Put the preset under `values` and check everything. `origins` tells where each setting was made."""
     name = values.get("stage", stage or "rl")
-    if name not in STAGES:
+    if not isinstance(name, str) or name not in STAGES:
         raise SettingsError(f"{_origin(('stage',), origins, file)}: stage: {_one_of(name, STAGES)}")
     if stage is not None and name != stage:
         raise SettingsError(f"{file} is a recipe for `rlvr {STAGES[name].command}` (stage: {name})")
     if name == "rl":
         algorithm = values.get("algorithm", "grpo")
-        if algorithm not in PRESETS:
+        if not isinstance(algorithm, str) or algorithm not in PRESETS:
             raise SettingsError(f"{_origin(('algorithm',), origins, file)}: algorithm: {_one_of(algorithm, PRESETS)}")
         values = _merge(PRESETS[algorithm], values, origins, None, ())
     values = {section: _without_nulls(section, value) for section, value in values.items()}
@@ -123,7 +138,8 @@ def build(values: dict[str, Any], origins: dict[_Path, str], *, stage: str | Non
 
 def to_yaml(recipe: Recipe) -> str:
     """The resolved recipe; itself a valid recipe that resolves to the same."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    values = recipe.model_dump(mode="json", by_alias=True)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def describe(stage: str) -> list[tuple[str, str, str]]:
@@ -160,16 +176,17 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"no recipe {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    loader = _Loader(text)
-    loader.name = str(path)
     try:
+        loader = _Loader(text)
+        loader.name = str(path)
         values = loader.get_single_data()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise SettingsError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    finally:
-        loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        where = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        raise SettingsError(f"{where}: not valid YAML: {error.problem}") from None
+    except SettingsError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SettingsError(f"{path}: a recipe is a mapping of settings, got {type(values).__name__}")
     return values
@@ -189,7 +206,9 @@ def _parse_override(text: str) -> tuple[_Path, Any]:
         raise SettingsError(f"{COMMAND_LINE}: {text!r} must look like section.setting=value")
     try:
         return keys, yaml.load(raw, Loader=_Loader) if raw else ""
-    except yaml.YAMLError:
+    except SettingsError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise SettingsError(f"{COMMAND_LINE}: {name}: value {raw!r} is not valid YAML; put quotes around it") from None
 
 
@@ -210,7 +229,8 @@ def _merge(below: Any, above: Any, origins: dict[_Path, str], origin: str | None
         if origin is not None:
             origins[at] = origin
         return above
-    if not isinstance(below, dict) or any(t in above and t in below and above[t] != below[t] for t in _TAGS):
+    tag = _tag_at(at)
+    if not isinstance(below, dict) or (tag in above and tag in below and above[tag] != below[tag]):
         below = {}
     if origin is not None:
         origins[at] = origin
@@ -220,8 +240,19 @@ def _merge(below: Any, above: Any, origins: dict[_Path, str], origin: str | None
     return merged
 
 
+def _tag_at(at: _Path) -> str | None:
+    """The setting that says which kind the section at this path is; None where all kinds have the same settings."""
+    for path, (tag, _) in _DEFAULT_TAGS.items():
+        if len(path) == len(at) and all(p in ("*", key) for p, key in zip(path, at, strict=True)):
+            return tag
+    return None
+
+
 def _with_tags(values: dict[str, Any]) -> dict[str, Any]:
-    """Write the default kinds out, so that the next layer's other kind is seen to be another."""
+    """Write short forms and default kinds out, so that the next layer meets them as they are meant."""
+    evaluation = values.get("eval")
+    if isinstance(evaluation, dict) and isinstance(evaluation.get("tasks"), str):
+        values = {**values, "eval": {**evaluation, "tasks": {"path": evaluation["tasks"]}}}
     for path, (tag, kind) in _DEFAULT_TAGS.items():
         sections = [values]
         for key in path:
@@ -266,10 +297,10 @@ def _hint(model: type[BaseModel], path: _Path, values: Any) -> str:
     *section, last = path
     here = _names_at(model, tuple(section), values)
     everywhere = [name for name, _, _ in _describe(model, "")]
-    if near := difflib.get_close_matches(last, here, n=1):
-        return f"; did you mean {'.'.join((*section, near[0]))}?"
     if _ELSEWHERE.get(last) in everywhere:
         return f"; did you mean {_ELSEWHERE[last]}?"
+    if near := difflib.get_close_matches(last, here, n=1):
+        return f"; did you mean {'.'.join((*section, near[0]))}?"
     if same := [name for name in everywhere if name.split(".")[-1] == last]:
         return f"; did you mean {same[0]}?"
     return f"; known here: {', '.join(sorted(here))}" if here else ""
@@ -313,7 +344,9 @@ def _names_at(model: type[BaseModel], path: _Path, values: Any) -> list[str]:
         field = here.model_fields.get(key) if isinstance(here, type) and issubclass(here, BaseModel) else None
         here = field.annotation if field else typing.get_args(here)[-1] if typing.get_args(here) else None
         here = _choose(here, values)
-    return list(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
+    if not (isinstance(here, type) and issubclass(here, BaseModel)):
+        return []
+    return [field.alias or name for name, field in here.model_fields.items()]
 
 
 def _choose(annotation: Any, values: Any) -> Any:
@@ -337,7 +370,7 @@ def _choose(annotation: Any, values: Any) -> Any:
 
 def _describe(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
-        yield from _describe_field(field, f"{prefix}{name}")
+        yield from _describe_field(field, f"{prefix}{field.alias or name}")
 
 
 def _describe_field(field: FieldInfo, name: str) -> Iterator[tuple[str, str, str]]:
@@ -356,9 +389,33 @@ def _describe_field(field: FieldInfo, name: str) -> Iterator[tuple[str, str, str
         default = "needed" if field.is_required() else str(field.get_default(call_default_factory=True))
         yield name, default, " ".join((field.description or "").split())
         return
-    seen: set[tuple[str, str, str]] = set()
+    by_name: dict[str, dict[str, tuple[str, str]]] = {}
     for option in models:
-        for row in _describe(option, f"{name}."):
-            if row not in seen:
-                seen.add(row)
-                yield row
+        for row, default, text in _describe(option, f"{name}."):
+            by_name.setdefault(row, {})[_kind_of(option)] = (default, text)
+    for row, by_kind in by_name.items():
+        yield row, *_told_by_kind(row, by_kind, len(models))
+
+
+def _kind_of(model: type[BaseModel]) -> str:
+    tags = [model.model_fields[tag].annotation for tag in _TAGS if tag in model.model_fields]
+    return str(typing.get_args(tags[0])[0]) if tags else ""
+
+
+def _told_by_kind(row: str, by_kind: dict[str, tuple[str, str]], num_kinds: int) -> tuple[str, str]:
+    """One default and one text for a setting that several kinds of its section have."""
+    defaults = {kind: default for kind, (default, _) in by_kind.items()}
+    texts = {kind: text for kind, (_, text) in by_kind.items() if text}
+    if num_kinds == 1:
+        return next(iter(by_kind.values()))
+    if row.rpartition(".")[2] in _TAGS:
+        default = next((d for d in defaults.values() if d != "needed"), "needed")
+        told = (f"{kind}: {texts[kind].removesuffix('.')}" if kind in texts else kind for kind in by_kind)
+        return default, "; ".join(told)
+    if len(set(defaults.values())) == 1:
+        default, text = next(iter(defaults.values())), next(iter(texts.values()), "")
+    else:
+        default = "; ".join(f"{kind}: {d}" for kind, d in defaults.items())
+        same = len(texts) == len(by_kind) and len(set(texts.values())) == 1
+        text = next(iter(texts.values())) if same else "; ".join(f"{kind}: {t}" for kind, t in texts.items())
+    return default, text if len(by_kind) == num_kinds else f"({', '.join(by_kind)} only) {text}".strip()

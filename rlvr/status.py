@@ -1,4 +1,4 @@
-"""Where a run stands, read from its folder: recipe.yaml, metrics.jsonl, summary.json and the lock.
+"""Where a run stands, from what is recorded in its folder and whether the folder is locked.
 
 Only looks: it can be asked while the run goes on, after it was killed, and from another machine that sees the folder
 (where the lock may not be seen).
@@ -7,15 +7,12 @@ Only looks: it can be asked while the run goes on, after it was killed, and from
 from __future__ import annotations
 
 import fcntl
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
-from rlvr.errors import DataError
+from rlvr import runs
 from rlvr.progress import duration, label, number
 from rlvr.types import SCHEMA
 
@@ -33,47 +30,6 @@ _SHOWN = (
 _RATE_STEPS = 20  # the rate is that of the last steps, so that it follows a change of length
 
 
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl in the order of steps, those of the same step as one row.
-
-    A torn last line (the run was killed while writing, or writes just now) is left out. DataError where the folder or
-    the file is missing, or a line is not a JSON object with "step".
-    """
-    path = run_dir / "metrics.jsonl"
-    if not run_dir.is_dir():
-        raise DataError(f"{run_dir} is not a folder")
-    if not path.is_file():
-        raise DataError(f"{run_dir} has no metrics.jsonl: not a run, or one that has not finished its first step")
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    by_step: dict[int, dict[str, Any]] = {}
-    for position, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            step = int(row["step"])
-        except (ValueError, TypeError, KeyError) as error:
-            if position == len(lines):  # a whole line ends with a newline, so that an empty one follows it
-                break
-            raise DataError(f'{path}, line {position}: not a JSON object with "step"') from error
-        by_step.setdefault(step, {}).update(row)
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def read_summary(run_dir: Path) -> dict[str, Any]:
-    """summary.json, or {} where the run has not finished. DataError where it is not a JSON object."""
-    path = run_dir / "summary.json"
-    if not path.is_file():
-        return {}
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    if not isinstance(summary, dict):
-        raise DataError(f"{path}: not a JSON object")
-    return summary
-
-
 def status(run_dir: Path) -> dict[str, Any]:
     """Where the run stands, as plain data for JSON.
 
@@ -83,18 +39,16 @@ def status(run_dir: Path) -> dict[str, Any]:
     DataError where the folder is not a run.
     """
     run_dir = Path(run_dir)
-    if not run_dir.is_dir():
-        raise DataError(f"{run_dir} is not a folder")
-    recipe = _read_recipe(run_dir)
-    rows = read_metrics(run_dir) if (run_dir / "metrics.jsonl").is_file() else []
-    summary = read_summary(run_dir)
+    recipe = runs.read_recipe(run_dir)
+    rows = merged(runs.read_metrics(run_dir))
+    summary = runs.read_summary(run_dir) or {}
     done, total = (rows[-1]["step"] if rows else 0), recipe.get("steps")
     seconds = [row["step_time"] for row in rows[-_RATE_STEPS:] if isinstance(row.get("step_time"), int | float)]
     per_step = fmean(seconds) if seconds else None
     state = "running" if is_locked(run_dir) else "finished" if summary else "stopped"
     last: dict[str, float] = {}
     for row in rows:  # a row need not have every metric: evaluations have their own
-        last |= {name: value for name, value in row.items() if name in _SHOWN or name.startswith("rewards/")}
+        last |= {name: value for name, value in row.items() if name in _SHOWN or _is_part(name)}
     order = {name: place for place, name in enumerate(_SHOWN)}
     model = recipe.get("model")
     return {
@@ -136,6 +90,14 @@ def render(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def merged(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl in the order of steps, those of the same step (a step and its evaluation) as one row."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        by_step.setdefault(row["step"], {}).update(row)
+    return [by_step[step] for step in sorted(by_step)]
+
+
 def is_locked(run_dir: Path) -> bool:
     """Whether a live process holds RUN/.lock; a killed one holds nothing."""
     try:
@@ -149,17 +111,8 @@ def is_locked(run_dir: Path) -> bool:
     return False
 
 
-def _read_recipe(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / "recipe.yaml"
-    if not path.is_file():
-        raise DataError(f"{run_dir} has no recipe.yaml: not a run")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(recipe, dict):
-        raise DataError(f"{path}: not a mapping of settings")
-    return recipe
+def _is_part(metric: str) -> bool:
+    return metric.startswith("rewards/") and metric.endswith("/mean")
 
 
 def _evaluation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -172,9 +125,8 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def eval_interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """The interval of eval/pass@1 in a row: "eval/ci95" as [low, high], or "eval/ci95_low" and "eval/ci95_high"."""
-    interval = row.get("eval/ci95") or (row.get("eval/ci95_low"), row.get("eval/ci95_high"))
-    low, high = interval
+    """The interval of eval/pass@1 in a row."""
+    low, high = row.get("eval/ci95_low"), row.get("eval/ci95_high")
     return None if low is None or high is None else (float(low), float(high))
 
 

@@ -6,24 +6,22 @@ any model loads. Orders are functions of (seed, epoch), so that a cursor is all 
 
 from __future__ import annotations
 
-import csv
 import datetime
 import difflib
-import inspect
 import itertools
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rlvr import plugins, seeds
-from rlvr.errors import DataError, SettingsError
+from rlvr import seeds
+from rlvr.errors import DataError
 from rlvr.recipe import Data
+from rlvr.rows import BadRow, Row, kind, read_rows
 from rlvr.types import Demonstration, Message, Prompt, Task
 
 Item = TypeVar("Item", Task, Demonstration)
@@ -34,7 +32,6 @@ GOLD_COLUMNS = ("gold", "answer", "solution", "ground_truth", "target")
 """Then verl's `reward_model.ground_truth`."""
 WITHOUT_GOLD = frozenset({"boxed"})
 """Verifiers that judge without a right answer."""
-SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 NUM_SHOWN = 20
 """Bad rows that a message names."""
 
@@ -43,7 +40,6 @@ _ALIASES = {
     "gold": (*GOLD_COLUMNS, "reward_model"),
     "completion": ("completion", "messages", "text"),
 }
-_SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NOT_PLAIN = object()
 
@@ -61,21 +57,6 @@ class Loaded(Generic[Item]):
     """The first 20 of them, with the reason."""
 
 
-class BadRow(ValueError):
-    """Why one row cannot be used."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A row as it was read: _Read("train", "train.jsonl:42", 42, {"question": ...})"""
-
-    name: str
-    where: str
-    number: int
-    fields: Any
-    """The row; BadRow where it could not be read."""
-
-
 def load_tasks(data: Data, *, setting: str = "data") -> Loaded[Task]:
     """Tasks for RL and evaluation. `setting` is where `data` stands in the recipe, for messages.
 
@@ -83,12 +64,12 @@ def load_tasks(data: Data, *, setting: str = "data") -> Loaded[Task]:
     a text file, else the row counted from 1); verl's rows get "DATA_SOURCE:INDEX". DataError: missing or empty data,
     or bad rows with on_bad_row=error (all of them in one message). SettingsError: wrong arguments of a generator.
     """
-    return _collect(data, setting, lambda read: _task(read, data, setting))
+    return _collect(data, setting, lambda row: _task(row, data, setting))
 
 
 def load_demonstrations(data: Data, *, setting: str = "data") -> Loaded[Demonstration]:
     """Demonstrations for SFT and pretraining; a row with `text` alone has the prompt "". Errors as load_tasks."""
-    return _collect(data, setting, lambda read: _demonstration(read, data, setting))
+    return _collect(data, setting, lambda row: _demonstration(row, data, setting))
 
 
 def exclude_prompts(rows: Sequence[Item], held_out: Sequence[Task]) -> tuple[list[Item], int]:
@@ -175,35 +156,35 @@ class BatchPlan:
 # Rows to tasks and demonstrations
 
 
-def _collect(data: Data, setting: str, build: Callable[[_Read], Item]) -> Loaded[Item]:
-    rows: list[Item] = []
+def _collect(data: Data, setting: str, build: Callable[[Row], Item]) -> Loaded[Item]:
+    items: list[Item] = []
     bad: list[str] = []
     num_rows = num_bad = 0
     taken: dict[str, str] = {}
-    for read in itertools.islice(_read(data, setting), data.limit):
+    for row in itertools.islice(read_rows(data, setting), data.limit):
         num_rows += 1
         try:
-            row = build(read)
-            if row.id in taken:
-                raise BadRow(f"id {row.id!r} is already that of {taken[row.id]}")
+            item = build(row)
+            if item.id in taken:
+                raise BadRow(f"id {item.id!r} is already that of {taken[item.id]}")
         except BadRow as error:
             num_bad += 1
             if num_bad <= NUM_SHOWN:
-                bad.append(f"{read.where}: {error}")
+                bad.append(f"{row.where}: {error}")
             continue
-        taken[row.id] = read.where
-        rows.append(row)
+        taken[item.id] = row.where
+        items.append(item)
     if not num_rows:
         raise DataError(f"{setting}.path: {data.path} holds no rows (seen from {Path.cwd()})")
-    if num_bad and (data.on_bad_row == "error" or not rows):
+    if num_bad and (data.on_bad_row == "error" or not items):
         skip = f"set {setting}.on_bad_row=skip to leave them out"
-        advice = skip if rows else f"none is left; {setting}.columns maps our words to your columns"
+        advice = skip if items else f"none is left; {setting}.columns maps our words to your columns"
         raise DataError(bad_rows_message(Path(data.path).name or data.path, bad, num_bad, num_rows, advice))
-    return Loaded(rows, num_bad, tuple(bad))
+    return Loaded(items, num_bad, tuple(bad))
 
 
-def _task(read: _Read, data: Data, setting: str) -> Task:
-    fields = _object(read)
+def _task(row: Row, data: Data, setting: str) -> Task:
+    fields = _object(row)
     found = _find(fields, "prompt", PROMPT_COLUMNS, data)
     if found is not None:
         column, prompt = found[0], _prompt(found[1], found[0])
@@ -215,10 +196,10 @@ def _task(read: _Read, data: Data, setting: str) -> Task:
         raise BadRow(f"prompt is empty (column {column!r})")
     judge = _find(fields, "verifier", ("verifier",), data)
     if judge is not None and not isinstance(judge[1], str):
-        raise BadRow(f"verifier must be a name, got {_kind(judge[1])} (column {judge[0]!r})")
+        raise BadRow(f"verifier must be a name, got {kind(judge[1])} (column {judge[0]!r})")
     verifier = judge[1] if judge else data.verifier
     gold_column, gold = _gold(fields, data, setting, needed=verifier not in WITHOUT_GOLD)
-    row_id, id_column = _id(read, fields, data)
+    row_id, id_column = _id(row, fields, data)
     source_column = next((c for c in ("data_source", "source") if isinstance(fields.get(c), str)), None)
     used = {column, gold_column, id_column, source_column, judge[0] if judge else None}
     return Task(
@@ -231,9 +212,9 @@ def _task(read: _Read, data: Data, setting: str) -> Task:
     )
 
 
-def _demonstration(read: _Read, data: Data, setting: str) -> Demonstration:
-    fields = _object(read)
-    row_id, _ = _id(read, fields, data)
+def _demonstration(row: Row, data: Data, setting: str) -> Demonstration:
+    fields = _object(row)
+    row_id, _ = _id(row, fields, data)
     found = _find(fields, "prompt", PROMPT_COLUMNS, data)
     written = _find(fields, "completion", ("completion",), data)
     text = _find(fields, "text", ("text",), data)
@@ -246,7 +227,7 @@ def _demonstration(read: _Read, data: Data, setting: str) -> Demonstration:
         prompt: Prompt = _prompt(found[1], found[0])
     elif text is not None:
         if not isinstance(text[1], str):
-            raise BadRow(f"text must be text, got {_kind(text[1])}")
+            raise BadRow(f"text must be text, got {kind(text[1])}")
         prompt, completion = "", _unicode(text[1], "text")
     elif fields.get("messages") is not None and found is None:
         prompt, last = _split_turns(fields["messages"])
@@ -262,12 +243,12 @@ def _demonstration(read: _Read, data: Data, setting: str) -> Demonstration:
     return Demonstration(id=row_id, prompt=_dress(prompt, data) if prompt else "", completion=completion)
 
 
-def _object(read: _Read) -> Mapping[str, Any]:
-    if isinstance(read.fields, BadRow):
-        raise read.fields
-    if not isinstance(read.fields, Mapping):
-        raise BadRow(f"not an object of columns but {_kind(read.fields)}")
-    return read.fields
+def _object(row: Row) -> Mapping[str, Any]:
+    if isinstance(row.fields, BadRow):
+        raise row.fields
+    if not isinstance(row.fields, Mapping):
+        raise BadRow(f"not an object of columns but {kind(row.fields)}")
+    return row.fields
 
 
 def _find(fields: Mapping[str, Any], word: str, names: Iterable[str], data: Data) -> tuple[str, Any] | None:
@@ -302,13 +283,13 @@ def _prompt(value: Any, column: str) -> Prompt:
         return _unicode(value, "prompt")
     if isinstance(value, (list, tuple)):
         return _messages(value, column)
-    raise BadRow(f"prompt must be text or messages, got {_kind(value)} (column {column!r})")
+    raise BadRow(f"prompt must be text or messages, got {kind(value)} (column {column!r})")
 
 
 def _messages(value: Any, column: str) -> tuple[Message, ...]:
     value = _parsed(value)
     if not isinstance(value, (list, tuple)) or not value:
-        raise BadRow(f"{column} must be a list of messages, got {_kind(value)}")
+        raise BadRow(f"{column} must be a list of messages, got {kind(value)}")
     turns: list[Message] = []
     for k, turn in enumerate(value):
         role = turn.get("role") if isinstance(turn, Mapping) else None
@@ -339,7 +320,7 @@ def _completion(value: Any) -> str:
         if len(turns) != 1 or turns[0]["role"] != "assistant":
             raise BadRow("completion must be text or one assistant's message")
         return turns[0]["content"]
-    raise BadRow(f"completion must be text or one assistant's message, got {_kind(value)}")
+    raise BadRow(f"completion must be text or one assistant's message, got {kind(value)}")
 
 
 def _gold(fields: Mapping[str, Any], data: Data, setting: str, *, needed: bool) -> tuple[str | None, Any]:
@@ -365,7 +346,7 @@ def _gold(fields: Mapping[str, Any], data: Data, setting: str, *, needed: bool) 
     if is_nan:
         raise BadRow(f"gold is NaN (column {column!r})")
     if gold is _NOT_PLAIN:
-        raise BadRow(f"gold must be plain data, got {_kind(value)} (column {column!r})")
+        raise BadRow(f"gold must be plain data, got {kind(value)} (column {column!r})")
     raise BadRow(f"gold is empty (column {column!r})")
 
 
@@ -375,20 +356,20 @@ def _after_hashes(answer: str) -> str:
     return _THOUSANDS.sub("", last[4:].strip()) if last.startswith("####") else answer
 
 
-def _id(read: _Read, fields: Mapping[str, Any], data: Data) -> tuple[str, str | None]:
+def _id(row: Row, fields: Mapping[str, Any], data: Data) -> tuple[str, str | None]:
     """(id, the column that it came from)"""
     found = _find(fields, "id", ("id",), data)
     if found is not None and found[1] != "":
         if isinstance(found[1], bool) or not isinstance(found[1], (str, int)):
-            raise BadRow(f"id must be text or a whole number, got {_kind(found[1])} (column {found[0]!r})")
+            raise BadRow(f"id must be text or a whole number, got {kind(found[1])} (column {found[0]!r})")
         return str(found[1]), found[0]
     extra = _parsed(fields.get("extra_info"))
     if isinstance(extra, Mapping) and isinstance(extra.get("index"), (str, int)):
         # verl's index counts within one source, and files of several are joined
         source = fields.get("data_source")
-        name = source.rpartition("/")[2] if isinstance(source, str) and source else read.name
+        name = source.rpartition("/")[2] if isinstance(source, str) and source else row.name
         return f"{name}:{extra['index']}", None
-    return f"{read.name}:{read.number}", None
+    return f"{row.name}:{row.number}", None
 
 
 def _info(fields: Mapping[str, Any], used: set[str | None], gold: Any) -> dict[str, Any]:
@@ -479,209 +460,3 @@ def _unicode(text: str, what: str) -> str:
         except UnicodeEncodeError:  # JSON may say "\ud83d" alone; no tokenizer takes it
             raise BadRow(f"{what} holds half a surrogate pair, which is no valid text") from None
     return text
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", type(None): "nothing"}
-    return names.get(type(value), type(value).__name__)
-
-
-# Files, data sets and generators to rows
-
-
-def _read(data: Data, setting: str) -> Iterator[_Read]:
-    if data.source == "generator":
-        return _read_generator(data, setting)
-    if data.source == "hub":
-        return _read_hub(data, setting)
-    path = Path(data.path).expanduser()
-    if path.is_dir():
-        return _read_folder(path, data, setting)
-    if not path.is_file():
-        raise DataError(_no_file(path, data, setting))
-    return _read_file(path, setting)
-
-
-def _no_file(path: Path, data: Data, setting: str) -> str:
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-    if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", data.path) and path.suffix not in SUFFIXES:
-        hint = f"; a Hugging Face data set needs {setting}.source=hub"
-    return f"{setting}.path: no file or folder {data.path} (seen from {Path.cwd()}){hint}"
-
-
-def _read_folder(folder: Path, data: Data, setting: str) -> Iterator[_Read]:
-    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return _read_saved(folder, data, setting)
-    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
-    if not files:
-        raise DataError(f"{setting}.path: {data.path} holds no {' '.join(SUFFIXES)} file (seen from {Path.cwd()})")
-    splits = {p: match[1].lower() for p in files if (match := _SPLIT.match(p.stem))}
-    if len(set(splits.values())) > 1:  # train.parquet beside test.parquet: to read both would train on the test
-        files = [p for p in files if splits.get(p) == data.split.lower()]
-        if not files:
-            has = ", ".join(sorted(set(splits.values())))
-            raise DataError(f"{setting}.split: {data.path} has no files of split {data.split!r} (has: {has})")
-    return itertools.chain.from_iterable(_read_file(p, setting) for p in files)
-
-
-def _read_file(path: Path, setting: str) -> Iterator[_Read]:
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{setting}.path: {path} must end in {' '.join(SUFFIXES)}, or be a folder of such files")
-    reader = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}[path.suffix]
-    try:
-        for number, fields in reader(path):
-            yield _Read(path.stem, f"{path.name}:{number}", number, fields)
-    except (OSError, ValueError) as error:  # pyarrow's errors are among these
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{setting}.path: cannot read {path} (seen from {Path.cwd()}): {reason}") from error
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, row)"""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                yield number, BadRow(f"not UTF-8 (byte {error.start + 1} of the line)")
-            except (ValueError, RecursionError) as error:
-                yield number, BadRow(f"not JSON: {str(error).replace('line 1 ', '')}")
-
-
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        rows = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise
-        yield from _jsonl(path)  # one object per line under the other suffix
-        return
-    if not isinstance(rows, list):
-        raise ValueError(f"must hold a list of objects, holds {_kind(rows)}")
-    yield from enumerate(rows, start=1)
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(path) as file:
-        batches = file.iter_batches(batch_size=4096)
-        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line on which the row starts, row)"""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KiB is less than a long completion
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        columns = next(reader, [])
-        line = reader.line_num + 1
-        for cells in _cells(reader):
-            start, line = line, reader.line_num + 1
-            if not cells:
-                continue
-            if len(cells) != len(columns):
-                yield start, BadRow(f"{len(cells)} cells for {len(columns)} columns")
-            elif any("\udc80" <= character <= "\udcff" for cell in cells if not cell.isascii() for character in cell):
-                yield start, BadRow("not UTF-8")
-            else:
-                yield start, dict(zip(columns, cells, strict=True))
-
-
-def _cells(reader: Any) -> Iterator[list[str]]:
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from error
-
-
-def _read_saved(folder: Path, data: Data, setting: str) -> Iterator[_Read]:
-    import datasets
-
-    try:
-        rows = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{setting}.path: cannot read {data.path} (seen from {Path.cwd()}): {reason}") from error
-    if isinstance(rows, datasets.DatasetDict):
-        if data.split not in rows:
-            raise DataError(
-                f"{setting}.split: {data.path} has no split {data.split!r} (has: {', '.join(map(str, rows))})"
-            )
-        rows = rows[data.split]
-    return _numbered(folder.resolve().name, rows)
-
-
-def _read_hub(data: Data, setting: str) -> Iterator[_Read]:
-    import datasets
-    from datasets import config
-    from huggingface_hub import constants
-
-    is_local = Path(data.path).exists()
-    offline = is_local or constants.HF_HUB_OFFLINE or not _reachable()
-    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
-    # the library tries an absent network for 20 s and more; offline it looks into the cache alone
-    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = offline
-    try:
-        rows = datasets.load_dataset(data.path, data.subset, split=data.split)
-    except Exception as error:  # any of three libraries' own
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        where = f"no connection to {constants.ENDPOINT}, and not in the cache: " if offline and not is_local else ""
-        raise DataError(
-            f"{setting}.path: cannot load Hugging Face data set {data.path!r} (seen from {Path.cwd()}): {where}{reason}"
-        ) from error
-    finally:
-        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
-    return _numbered(Path(data.path).name, rows)
-
-
-def _reachable() -> bool:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5.0)  # through the proxy that the library would take
-    except Exception:  # of whichever HTTP library the installed version takes
-        return False
-    return True
-
-
-def _numbered(name: str, rows: Iterable[Any]) -> Iterator[_Read]:
-    for number, fields in enumerate(rows, start=1):
-        yield _Read(name, f"{name}:{number}", number, fields)
-
-
-def _read_generator(data: Data, setting: str) -> Iterator[_Read]:
-    function: Any = plugins.load(data.path, what=f"{setting}.path")
-    if not callable(function):
-        raise SettingsError(f"{setting}.path: {data.path} is no function but {_kind(function)}")
-    name = getattr(function, "__name__", data.path.rpartition(":")[2])
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # written in C
-        signature = None
-    if signature is not None:
-        try:
-            signature.bind(**data.args)
-        except TypeError as error:
-            takes = list(signature.parameters)
-            near = [
-                match for arg in data.args if arg not in takes for match in difflib.get_close_matches(arg, takes, n=1)
-            ]
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise SettingsError(f"{setting}.args: {error}; {name}({', '.join(takes)}){hint}") from error
-    return _generated(name, function, data, setting)
-
-
-def _generated(name: str, function: Any, data: Data, setting: str) -> Iterator[_Read]:
-    try:
-        yield from _numbered(name, function(**data.args))
-    except Exception as error:  # whatever somebody's generator raises
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"{setting}.path: {data.path} failed: {type(error).__name__}: {reason}") from error

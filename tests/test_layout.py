@@ -24,7 +24,7 @@ LAYERS = {
     "rewards": "rewards.* rollout scale.ray",
     "models": "policy heads parallel engines.* checkpoint runs",
     "maths": "batching advantages losses fused",
-    "settings": "recipe presets settings tasks chat verifiers.*",
+    "settings": "recipe presets settings rows tasks chat verifiers.*",
     "ground": "types errors plugins seeds sandbox.*",
 }
 NO_TORCH = ("settings", "ground")

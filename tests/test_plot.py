@@ -54,6 +54,7 @@ SUMMARY = {
 
 def write(run_dir: Path, rows: list[dict[str, Any]], summary: dict[str, Any] | None = None, tail: str = "") -> Path:
     run_dir.mkdir(exist_ok=True)
+    (run_dir / "recipe.yaml").write_text("stage: rl\n")
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
     if summary is not None:
         (run_dir / "summary.json").write_text(json.dumps(summary))
@@ -77,7 +78,12 @@ def test_the_picture_is_written_and_shows_something(tmp_path: Path) -> None:
     assert 1200 < width < 2000
     assert 1000 < height < 2000
     assert imread(out)[..., :3].std() > 0.05  # not one colour
-    assert sorted(path.name for path in out.parent.iterdir()) == ["metrics.jsonl", "plot.png", "summary.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "metrics.jsonl",
+        "plot.png",
+        "recipe.yaml",
+        "summary.json",
+    ]
 
 
 def test_the_lines_hold_the_values_of_the_run() -> None:
@@ -133,22 +139,19 @@ def test_a_moving_average_uses_fewer_neighbours_at_the_ends() -> None:
 
 
 def test_bad_input_is_one_line_that_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere is not a folder$"):
+    with pytest.raises(DataError, match=r"nowhere is no run folder \(no recipe\.yaml in it\)$"):
         plot(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"has no metrics\.jsonl"):
-        plot(tmp_path)
-    with pytest.raises(DataError, match="nothing to draw"):
+    with pytest.raises(DataError, match=r"nothing to draw, metrics\.jsonl has no rows$"):
         plot(write(tmp_path / "empty", []))
-    with pytest.raises(DataError, match="line 2"):
+    with pytest.raises(DataError, match=r"is no run folder .*runs in it: empty"):
+        plot(tmp_path)
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2"):
         plot(write(tmp_path / "torn", [{"step": 1, "loss": 1.0}], tail='{"step\n{"step": 3}\n'))
     good = write(tmp_path / "good", [{"step": 1, "loss": 1.0}])
     with pytest.raises(DataError, match=r"use \.png"):
         plot(good, tmp_path / "plot.docx")
     with pytest.raises(DiskError, match="cannot write"):
         plot(good, tmp_path / "no such folder" / "plot.png")
-    (good / "summary.json").write_text("{")
-    with pytest.raises(DataError, match=r"summary\.json: not JSON"):
-        plot(good)
 
 
 def test_other_kinds_of_picture_by_their_ending(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ class Clock:
         return self.now
 
 
-def plain(total: int, first: int = 0) -> tuple[Progress, io.StringIO, Clock]:
+def plain(total: int, done: int = 0) -> tuple[Progress, io.StringIO, Clock]:
     file, clock = io.StringIO(), Clock()
-    return Progress("train", total, first, console=Console(file=file), clock=clock), file, clock
+    progress = Progress("train", total, console=Console(file=file), clock=clock)
+    progress.begin(done)
+    return progress, file, clock
 
 
 def test_a_plain_line_says_step_metrics_rate_and_time_left() -> None:
@@ -32,15 +34,15 @@ def test_a_plain_line_says_step_metrics_rate_and_time_left() -> None:
         assert file.getvalue() == "step 1/100  reward 0.44  length 31.2  1.25 s/step  2m04s left\n"
 
 
-def test_plain_lines_are_two_seconds_apart_but_the_last_one_always_comes() -> None:
+def test_plain_lines_are_five_seconds_apart_but_the_last_one_always_comes() -> None:
     progress, file, clock = plain(10)
     with progress:
         for step in range(1, 11):
-            clock.now += 0.9
+            clock.now += 1.9
             progress.step(step, {"reward": step / 10}, ["reward"])
     steps = [int(line.split()[1].split("/")[0]) for line in file.getvalue().splitlines()]
     assert steps == [1, 4, 7, 10]
-    assert file.getvalue().splitlines()[-1] == "step 10/10  reward 1  0.9 s/step"
+    assert file.getvalue().splitlines()[-1] == "step 10/10  reward 1  1.9 s/step"
 
 
 def test_a_run_that_ends_early_still_shows_its_last_step() -> None:
@@ -56,11 +58,35 @@ def test_a_run_that_ends_early_still_shows_its_last_step() -> None:
 
 
 def test_a_resumed_run_counts_its_own_steps_only_for_the_rate() -> None:
-    progress, file, clock = plain(100, first=90)
+    progress, file, clock = plain(100, done=90)
     with progress:
         clock.now += 2.0
         progress.step(91, {}, [])
     assert file.getvalue() == "step 91/100  2 s/step  18s left\n"
+
+
+def test_neither_start_up_nor_evaluations_count_for_the_rate() -> None:
+    progress, file, clock = plain(4)
+    with progress:
+        clock.now += 60.0  # loads the model
+        with progress.aside():
+            clock.now += 12.0
+        progress.begin(0)
+        for step in (1, 2, 3):
+            clock.now += 2.0
+            progress.step(step, {}, [])
+            with progress.aside():
+                clock.now += 30.0
+    assert file.getvalue().splitlines()[-1] == "step 3/4  2 s/step  2s left"
+
+
+def test_without_a_beginning_the_rate_comes_with_the_second_step() -> None:
+    file, clock = io.StringIO(), Clock()
+    with Progress("train", 3, console=Console(file=file), clock=clock) as progress:
+        for step in (1, 2):
+            clock.now += 7.0
+            progress.step(step, {}, [])
+    assert file.getvalue().splitlines() == ["step 1/3", "step 2/3  7 s/step  7s left"]
 
 
 def test_the_rate_forgets_old_steps() -> None:
@@ -106,6 +132,7 @@ def test_a_terminal_shows_bar_phase_and_metrics() -> None:
     file, clock = io.StringIO(), Clock()
     console = Console(file=file, force_terminal=True, width=100, color_system=None, _environ={"TERM": "xterm"})
     with Progress("quickstart", 8, console=console, clock=clock) as progress:
+        progress.begin(0)
         clock.now += 4.0
         progress.step(2, {"reward": 0.25}, ["reward"])
         clock.now += 1.0
@@ -135,11 +162,15 @@ def test_numbers_durations_and_names() -> None:
         "-3",
     ]
     assert [duration(value) for value in (0.2, 59.6, 98, 7500, 273600)] == ["0s", "1m00s", "1m38s", "2h05m", "3d04h"]
-    assert [label(name) for name in ("reward", "rewards/format/mean", "completions/mean_length")] == [
+    assert [
+        label(name) for name in ("reward", "rewards/format/mean", "completions/mean_length", "mean_token_accuracy")
+    ] == [
         "reward",
         "format",
         "length",
+        "accuracy",
     ]
+    assert label("perf/tokens_per_second") == "tokens/s"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ B rows being sampled, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from rlvr.chat import decode
 from rlvr.engines.base import cut_at_stop
 from rlvr.errors import EngineError
-from rlvr.policy import load_model
+from rlvr.policy import context_length, load_model
 from rlvr.recipe import HfEngine, Model
 from rlvr.types import Completion, Finish, Request
 
@@ -40,12 +41,13 @@ class _Row:
 
 
 class HuggingFace:
-    """Engine (types.Engine) over transformers' forward with a cache, one prefill per prompt, compaction of finished rows."""
+    """Engine (types.Engine) over transformers' forward with a cache: one prefill per prompt, finished rows leave."""
 
     def __init__(self, settings: HfEngine, model: Model, tokenizer: Any) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
         self.model, _ = load_model(model)
+        self.context = context_length(self.model)
         self.model.requires_grad_(False)
         self.version = 0
         configured = self.model.generation_config.eos_token_id
@@ -91,7 +93,7 @@ class HuggingFace:
         logits_BV, cache, mask_BT = self._prefill([request.prompt_ids for request in requests], rows)
         while True:
             next_B = self._sample(logits_BV, rows)
-            done = [self._finish(row) for row in rows]
+            done: list[Finish | None] = [self._finish(row) for row in rows]
             for row, finish in zip(rows, done, strict=True):
                 if finish is not None and row.id:
                     yield row.id, self._completion(row, finish)
@@ -157,7 +159,9 @@ class HuggingFace:
             return "stop"
         if sampling.stop and cut_at_stop(decode(self.tokenizer, row.token_ids), sampling.stop) is not None:
             return "stop"
-        return "length" if len(row.token_ids) >= sampling.max_tokens else None
+        total = len(row.request.prompt_ids) + len(row.token_ids)
+        is_full = self.context is not None and total >= self.context
+        return "length" if is_full or len(row.token_ids) >= sampling.max_tokens else None
 
     def _completion(self, row: _Row, finish: Finish) -> Completion:
         text = decode(self.tokenizer, row.token_ids)
@@ -173,7 +177,7 @@ class HuggingFace:
 
 
 def inverse_cdf(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:
-    """The token whose share of [0, 1) holds the row's number: one exact draw per row. float64 sums keep a large V exact."""
+    """The token whose share of [0, 1) holds the row's number: an exact draw per row, in float64 for a large V."""
     cdf_BV = logp_BV.double().exp().cumsum(dim=-1)
     wanted_B = uniform_B.double() * cdf_BV[:, -1]
     return torch.searchsorted(cdf_BV, wanted_B[:, None], right=True)[:, 0].clamp(max=logp_BV.shape[1] - 1)
@@ -182,10 +186,11 @@ def inverse_cdf(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:
 def truncate(logits_BV: Tensor, rows: Sequence[_Row]) -> Tensor:
     """-inf outside each row's top_k and top_p; the smallest set whose probability reaches top_p stays."""
     top_k = [row.request.sampling.top_k for row in rows]
-    top_p = [row.request.sampling.top_p for row in rows]
-    if not any(top_k) and all(p >= 1 for p in top_p):
+    # rounded sums reach 1 before the last token: where all are kept, no sum may decide
+    top_p = [math.inf if row.request.sampling.top_p >= 1 else row.request.sampling.top_p for row in rows]
+    if not any(top_k) and not any(map(math.isfinite, top_p)):
         return logits_BV
-    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True)
+    sorted_BV, order_BV = logits_BV.sort(dim=-1, descending=True, stable=True)
     V = logits_BV.shape[1]
     rank_V = torch.arange(V)
     drop_BV = rank_V >= torch.tensor([k or V for k in top_k])[:, None]

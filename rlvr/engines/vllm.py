@@ -1,4 +1,4 @@
-"""vLLM in this process. On a CPU it needs the environment that prepare() sets before torch is imported.
+"""vLLM in this process. It needs the variables of environment() before torch is imported, so this file imports none.
 
 Weight sync goes through vLLM's layerwise reload: on a CPU `load_weights` fails, as linear weights are packed after
 loading, and the packed output head of a tied model keeps its old values until it is packed again. The prefix cache
@@ -7,17 +7,21 @@ holds keys and values of the old weights, so it is emptied with every sync.
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from rlvr.chat import decode
 from rlvr.engines.base import cut_at_stop
 from rlvr.errors import EngineError
 from rlvr.recipe import Model, VllmEngine
 from rlvr.types import Completion, Finish, Request, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length", "abort": "abort", "error": "abort"}
 
@@ -33,6 +37,7 @@ def environment(settings: VllmEngine) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: weights are handed over without a copy
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if not is_cpu_build():
@@ -51,23 +56,9 @@ class Vllm:
         self.tokenizer = tokenizer
         self.version = 0
         self.is_cpu = is_cpu_build()
-        eager = self.is_cpu if settings.enforce_eager is None else settings.enforce_eager
         try:
-            from vllm import LLM
-
-            self.llm = LLM(
-                model.path,
-                dtype=model.dtype,
-                enforce_eager=eager,
-                max_model_len=settings.max_model_len,
-                max_num_seqs=settings.max_num_seqs,
-                gpu_memory_utilization=settings.gpu_memory_utilization,
-                # a prompt cut over two forwards makes the CPU runner rewind a seeded generator, which CPU generators cannot
-                enable_chunked_prefill=not self.is_cpu,
-                logprobs_mode="processed_logprobs",  # the default ignores temperature: the trainer would see a mismatch
-                generation_config="vllm",  # else the model's own file changes temperature and top-p behind our back
-                disable_log_stats=True,
-            )
+            with _quiet():
+                self.llm = _start(settings, model, is_cpu=self.is_cpu)
         except Exception as error:  # vLLM raises what its depths raise; the user needs the reason and the way round
             raise EngineError(
                 f"vLLM cannot start with {model.path}: {_root_cause(error)} (engine.kind=hf does without it; "
@@ -75,19 +66,19 @@ class Vllm:
             ) from error
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[str, Completion]]:
-        engine = self.llm.llm_engine
+        engine: Any = self.llm.llm_engine
         owners: dict[str, Request] = {}
         try:
             for request in requests:
                 for id, seed in zip(request.sample_ids, request.seeds, strict=True):
                     prompt = {"prompt_token_ids": list(request.prompt_ids)}
-                    engine.add_request(id, prompt, _params(request.sampling, seed))  # pyright: ignore[reportArgumentType]
+                    engine.add_request(id, prompt, _params(request.sampling, seed))
                     owners[id] = request
             while owners and engine.has_unfinished_requests():
                 for output in engine.step():
                     if output.finished:
                         request = owners.pop(output.request_id)
-                        yield output.request_id, self._completion(output.outputs[0], request.sampling)  # pyright: ignore[reportAttributeAccessIssue]
+                        yield output.request_id, self._completion(output.outputs[0], request.sampling)
         except Exception as error:  # vLLM raises what its depths raise
             raise EngineError(f"vLLM failed while sampling: {_root_cause(error)}") from error
         finally:
@@ -121,11 +112,39 @@ class Vllm:
         return Completion(
             text=text if cut is None else cut,
             token_ids=token_ids,
-            logprobs=tuple(at[token].logprob for at, token in zip(output.logprobs, token_ids, strict=True)),
+            logprobs=tuple(at[token].logprob for at, token in zip(output.logprobs or (), token_ids, strict=True)),
             trained=(True,) * len(token_ids),
             finish=_FINISH[output.finish_reason],
             versions=((0, self.version),),
         )
+
+
+def _start(settings: VllmEngine, model: Model, *, is_cpu: bool) -> Any:
+    from vllm import LLM
+
+    return LLM(
+        model.path,
+        dtype=model.dtype,
+        enforce_eager=is_cpu if settings.enforce_eager is None else settings.enforce_eager,
+        max_model_len=settings.max_model_len,
+        max_num_seqs=settings.max_num_seqs,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        # a prompt cut over two forwards makes the CPU runner rewind a seeded generator, which CPU generators cannot
+        enable_chunked_prefill=not is_cpu,
+        logprobs_mode="processed_logprobs",  # the default ignores temperature: the trainer would see a mismatch
+        generation_config="vllm",  # else the model's own file changes temperature and top-p behind our back
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without vLLM's warnings about its own insides, which nobody here can act on."""
+    logging.getLogger("vllm").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _params(sampling: Sampling, seed: int) -> Any:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlvr import advantages, chat, policy
 from rlvr.batching import Batch, make_batch
@@ -21,19 +22,22 @@ from rlvr.loops import setup
 from rlvr.loops.stopping import StopRequest
 from rlvr.losses import Sums, divisor, policy_loss
 from rlvr.progress import Progress, WarnOnce, warnings_in_words
-from rlvr.recipe import RlRecipe
+from rlvr.recipe import RlRecipe, Sample
 from rlvr.rewards import base as rewards_base
 from rlvr.rollout import Rollouts, Taken, group_metrics, without_unjudged
 from rlvr.runs import Run
 from rlvr.seeds import permutation
 from rlvr.types import Group, Task
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _SHOWN = ("reward", "completions/mean_length", "frac_reward_zero_std", "entropy", "grad_norm")
 _PARITY = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 def train(recipe: RlRecipe, run: Run, progress: Progress) -> dict[str, Any]:
-    """Run the recipe to its end and return what summary.json holds. RlvrError where it cannot; Stopped when asked to."""
+    """Run the recipe to its end; returns what summary.json holds. RlvrError where it cannot, Stopped when asked to."""
     held_out = setup.load_held_out(recipe.eval, progress)
     tasks = setup.load_training_tasks(recipe.data, held_out, progress)
     rewards = rewards_base.build(
@@ -42,7 +46,7 @@ def train(recipe: RlRecipe, run: Run, progress: Progress) -> dict[str, Any]:
     try:
         model, tokenizer = policy.load_model(recipe.model)
         model.to(setup.device())
-        context = policy.context_length(model)
+        context = _context(recipe, model)
         encoded = chat.encode_tasks(tokenizer, tasks, max_tokens=recipe.sample.max_tokens, context=context)
         eval_tokens = recipe.eval.max_tokens or recipe.sample.max_tokens
         encoded_eval = chat.encode_tasks(tokenizer, held_out, max_tokens=eval_tokens, context=context)
@@ -58,6 +62,12 @@ def train(recipe: RlRecipe, run: Run, progress: Progress) -> dict[str, Any]:
         rewards.close()
 
 
+def _context(recipe: RlRecipe, model: PreTrainedModel) -> int | None:
+    """Longest prompt plus completion that model and engine both take."""
+    limits = [policy.context_length(model), getattr(recipe.engine, "max_model_len", None)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 @dataclass(slots=True)
 class _Job:
     """What a run has in hand, so that the loop below reads as its own sentence."""
@@ -65,7 +75,7 @@ class _Job:
     recipe: RlRecipe
     run: Run
     progress: Progress
-    model: nn.Module
+    model: PreTrainedModel
     tokenizer: Any
     engine: Any
     rewards: rewards_base.Rewards
@@ -76,7 +86,7 @@ def _train(job: _Job, encoded: Sequence[tuple[Task, tuple[int, ...]]], stop: Sto
     recipe, run, progress = job.recipe, job.run, job.progress
     reference = copy.deepcopy(job.model).requires_grad_(False) if recipe.kl.coef > 0 else None
     trained = policy.Trained(job.model, recipe.optim, recipe.steps * recipe.updates * recipe.epochs)
-    state = setup.resume(run, trained, progress)
+    state = setup.resume(run, trained, recipe.steps, progress)
     if state.step:
         job.engine.load(trained.weights(), version=state.step)
     rollouts = Rollouts(
@@ -92,6 +102,7 @@ def _train(job: _Job, encoded: Sequence[tuple[Task, tuple[int, ...]]], stop: Sto
     if state.step == 0 and recipe.eval.before and job.held_out:
         state.before = _evaluate(job, 0)
 
+    progress.begin(state.step)
     for step in range(state.step + 1, recipe.steps + 1):
         clock = _Clock()
         taken = rollouts.take(step)
@@ -101,10 +112,12 @@ def _train(job: _Job, encoded: Sequence[tuple[Task, tuple[int, ...]]], stop: Sto
         advantage_by_id: Mapping[str, float] = {}
         if taken.groups:
             progress.phase("training")
-            learned = clock.timed("train", lambda: _update(job, trained, reference, taken, step))
+            with clock.timed("train"):
+                learned = _update(job, trained, reference, taken, step)
             metrics |= learned.metrics
             advantage_by_id = learned.advantage_by_id
-            clock.timed("sync", lambda: job.engine.load(trained.weights(), version=step))
+            with clock.timed("sync"):
+                job.engine.load(trained.weights(), version=step)
         state.advance(step, rollouts.cursor, sum(_num_tokens(g) for g in (*taken.groups, *taken.set_aside)))
         run.write_rollouts(step, (*taken.groups, *taken.set_aside), advantage_by_id)
         metrics |= {"num_tokens": float(state.tokens), **clock.metrics(taken)}
@@ -131,7 +144,7 @@ class _Learned:
     advantage_by_id: dict[str, float]
 
 
-def _update(job: _Job, trained: policy.Trained, reference: nn.Module | None, taken: Taken, step: int) -> _Learned:
+def _update(job: _Job, trained: policy.Trained, reference: PreTrainedModel | None, taken: Taken, step: int) -> _Learned:
     """One step's optimizer updates on its judged rollouts."""
     recipe = job.recipe
     groups = [without_unjudged(group) for group in taken.groups]
@@ -181,7 +194,7 @@ def _minibatches(batch: Batch, num_groups: int, recipe: RlRecipe, step: int) -> 
 
 
 def _carries_gradient_B(batch: Batch, recipe: RlRecipe) -> Tensor:
-    """Rows whose loss has a gradient: with advantage 0 and no divergence in the loss there is none, so no work either."""
+    """Rows whose loss has a gradient: without advantage, and without divergence in the loss, they cost no work."""
     assert batch.adv_BT is not None
     if recipe.kl.coef > 0 and recipe.kl.where == "loss":
         return torch.ones_like(batch.length_B, dtype=torch.bool)
@@ -189,7 +202,7 @@ def _carries_gradient_B(batch: Batch, recipe: RlRecipe) -> Tensor:
 
 
 @torch.no_grad()
-def _logprobs(model: nn.Module, batch: Batch, temperature: float, micro_tokens: int) -> Tensor:
+def _logprobs(model: PreTrainedModel, batch: Batch, temperature: float, micro_tokens: int) -> Tensor:
     """logp_BT of the whole batch, in micro-batches, without gradient."""
     logp_BT = torch.zeros_like(batch.sampler_logp_BT)
     for index_B in batch.micro(micro_tokens):
@@ -204,6 +217,7 @@ class _Parity:
 
     def __init__(self, recipe: RlRecipe) -> None:
         self.tolerance = recipe.parity_tolerance or _PARITY[recipe.model.dtype]
+        self.sample = recipe.sample
         self.total = self.largest = 0.0
         self.tokens = 0
 
@@ -220,12 +234,19 @@ class _Parity:
         mean = self.total / self.tokens
         if not mean <= self.tolerance:
             raise EngineError(
-                f"step {step}: sampler and trainer disagree: mean |difference| of log-probabilities {mean:.2g} nats, at "
-                f"most {self.tolerance:.2g} allowed (parity_tolerance); the sampler's weights, temperature or dtype are not "
-                "the trainer's"
+                f"step {step}: sampler and trainer disagree: mean |difference| of log-probabilities {mean:.2g} nats, "
+                f"at most {self.tolerance:.2g} allowed (parity_tolerance); the sampler's weights, temperature or dtype "
+                f"are not the trainer's{_truncation(self.sample)}"
             )
         name = "sampling/sampling_logp_difference"
         return {f"{name}/mean": mean, f"{name}/max": self.largest}
+
+
+def _truncation(sample: Sample) -> str:
+    """The trainer's probabilities are those of all tokens, so a sampler that leaves some out cannot agree."""
+    if sample.top_p >= 1 and not sample.top_k:
+        return ""
+    return f"; sample.top_p={sample.top_p:g} and sample.top_k={sample.top_k} must be 1 and 0 while training"
 
 
 class _Clock:
@@ -238,11 +259,11 @@ class _Clock:
     def lap(self, part: str, seconds: float) -> None:
         self.parts[part] = self.parts.get(part, 0.0) + seconds
 
-    def timed(self, part: str, work: Callable[[], Any]) -> Any:
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
         started = time.perf_counter()
-        result = work()
+        yield
         self.lap(part, time.perf_counter() - started)
-        return result
 
     def metrics(self, taken: Taken) -> dict[str, float]:
         step = time.perf_counter() - self.start

@@ -15,7 +15,7 @@ from rlvr.evaluate import Evaluation
 from rlvr.policy import Trained
 from rlvr.progress import Progress
 from rlvr.recipe import Data, Eval
-from rlvr.runs import Run
+from rlvr.runs import Run, read_metrics
 from rlvr.tasks import Item, Loaded, exclude_prompts, load_demonstrations, load_tasks
 from rlvr.types import Demonstration, Task
 
@@ -73,7 +73,8 @@ def load_training_demonstrations(data: Data, held_out: Sequence[Task], progress:
 def evaluate_and_record(run_it: Callable[[str], Evaluation], run: Run, progress: Progress, step: int) -> dict[str, Any]:
     """Evaluate, write evals/NAME and a row of metrics, say the figures; returns Evaluation.to_dict()."""
     name = f"step_{step:06d}"
-    evaluation = run_it(name)
+    with progress.aside():
+        evaluation = run_it(name)
     result = evaluation.to_dict()
     run.write_evaluation(name, result, evaluation.rows)
     row = {f"eval/{key}": value for key, value in result.items() if isinstance(value, float) and key != "seconds"}
@@ -83,24 +84,31 @@ def evaluate_and_record(run_it: Callable[[str], Evaluation], run: Run, progress:
         row["eval/ci95_low"], row["eval/ci95_high"] = result["ci95"]
     greedy = result.get("greedy")
     if greedy:
-        row["eval/greedy/pass@1"] = greedy["pass@1"]
-    run.record(step, row)
+        row |= {} if greedy["pass@1"] is None else {"eval/greedy/pass@1": greedy["pass@1"]}
+    # a run that was killed after its last evaluation does that one again; its row is there
+    if not any(old["step"] == step and "time/eval_seconds" in old for old in read_metrics(run.folder)):
+        run.record(step, row)
     progress.say(describe_evaluation(result, step))
     return result
 
 
 def describe_evaluation(result: dict[str, Any], step: int | None = None) -> str:
     """One line for people."""
-    low, high = result["ci95"] or (float("nan"), float("nan"))
     greedy = result.get("greedy")
     parts = [
-        f"pass@1 {result['pass@1']:.3f} (95 % {low:.3f} to {high:.3f})",
-        f"greedy {greedy['pass@1']:.3f}" if greedy else "",
-        f"{result['n_tasks']} tasks x {result['n_samples']}",
-        f"cut {result['truncated']:.1%}",
-        f"nothing extracted {result['unextracted']:.1%}" if result["unextracted"] is not None else "",
+        f"pass@1 {_share(result['pass@1'])}",
+        f"(95 % {_share(result['ci95'][0])} to {_share(result['ci95'][1])})" if result["ci95"] else "",
+        f" greedy {_share(greedy['pass@1'])}" if greedy else "",
+        f" {result['n_tasks']} tasks x {result['n_samples']}",
+        f" cut {_share(result['truncated'])}",
+        f" nothing extracted {_share(result['unextracted'])}",
+        f" could not be judged: {result['unjudged']}" if result["unjudged"] else "",
     ]
-    return (f"step {step}: " if step is not None else "") + "  ".join(part for part in parts if part)
+    return (f"step {step}: " if step is not None else "") + " ".join(part for part in parts if part)
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 def save(run: Run, trained: Trained, state: State, keep: int) -> None:
@@ -115,7 +123,7 @@ def save(run: Run, trained: Trained, state: State, keep: int) -> None:
     checkpoint.save(run.folder / "checkpoints", state.step, trained.state(), numbers, keep=keep)
 
 
-def resume(run: Run, trained: Trained, progress: Progress) -> State:
+def resume(run: Run, trained: Trained, steps: int, progress: Progress) -> State:
     """The state of the newest whole checkpoint, or the start; later rows are forgotten."""
     found = checkpoint.load_newest(run.folder / "checkpoints")
     if found is None:
@@ -126,9 +134,9 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
         progress.warn(line)
     try:
         trained.load_state(tensors, numbers["updates"])
-    except (KeyError, RuntimeError) as error:
+    except ValueError as error:
         raise DataError(f"the checkpoint of step {step} in {run.folder} is of another model: {error}") from error
-    run.truncate(step)
+    run.truncate(step, evaluated=step < steps)
     progress.say(f"resuming after step {step}")
     return State(step, numbers["cursor"], numbers["tokens"], numbers["before"], numbers["seconds"])
 

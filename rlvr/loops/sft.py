@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlvr import chat, policy
 from rlvr.errors import Stopped
@@ -15,16 +15,19 @@ from rlvr.loops import setup
 from rlvr.loops.stopping import StopRequest
 from rlvr.progress import Progress
 from rlvr.recipe import PretrainRecipe, SftRecipe
-from rlvr.runs import Run
+from rlvr.runs import Run, read_metrics
 from rlvr.seeds import seed_for
 from rlvr.tasks import BatchPlan
 from rlvr.types import Demonstration
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _SHOWN = ("loss", "mean_token_accuracy", "grad_norm", "perf/tokens_per_second")
 
 
 def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress) -> dict[str, Any]:
-    """Run the recipe to its end and return what summary.json holds. RlvrError where it cannot; Stopped when asked to."""
+    """Run the recipe to its end; returns what summary.json holds. RlvrError where it cannot, Stopped when asked to."""
     held_out = setup.load_held_out(recipe.eval, progress)
     demonstrations = setup.load_training_demonstrations(recipe.data, held_out, progress)
     if isinstance(recipe, PretrainRecipe):
@@ -51,14 +54,16 @@ def _train(
     recipe: SftRecipe | PretrainRecipe,
     run: Run,
     progress: Progress,
-    model: nn.Module,
+    model: PreTrainedModel,
     tokenizer: Any,
     examples: Sequence[chat.Example],
     stop: StopRequest,
 ) -> dict[str, Any]:
     trained = policy.Trained(model, recipe.optim, recipe.steps)
-    state = setup.resume(run, trained, progress)
+    state = setup.resume(run, trained, recipe.steps, progress)
     plan = BatchPlan([len(e.ids) for e in examples], recipe.batch_size, recipe.bucket, recipe.seed)
+    metrics = _last_metrics(run)  # where the last step was done before the run was killed
+    progress.begin(state.step)
     for step in range(state.step + 1, recipe.steps + 1):
         started = time.perf_counter()
         rows = [examples[i] for i in plan.rows(step - 1)]
@@ -88,7 +93,7 @@ def _train(
         "steps": recipe.steps,
         "seconds": state.seconds(),
         "tokens": state.tokens,
-        "loss": metrics["loss"],
+        "loss": metrics.get("loss"),
         "model": str(run.model_folder),
     }
     run.finish(summary)
@@ -118,6 +123,11 @@ def pad(examples: Sequence[chat.Example]) -> tuple[Tensor, Tensor]:
         ids_BT[row, : len(example.ids)] = torch.as_tensor(example.ids)
         mask_BT[row, max(1, example.num_prompt) : len(example.ids)] = True  # nothing predicts the first token
     return ids_BT, mask_BT
+
+
+def _last_metrics(run: Run) -> dict[str, float]:
+    rows = [row for row in read_metrics(run.folder) if "loss" in row]
+    return rows[-1] if rows else {}
 
 
 def _text(demonstration: Demonstration) -> str:

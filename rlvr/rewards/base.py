@@ -16,7 +16,8 @@ from rlvr.types import Group, RewardSource, Task, Verdict
 def combine(verdicts: Mapping[str, Verdict], rewards: Mapping[str, recipe.Reward]) -> float | None:
     """sum of weight * score over the parts that speak; None where none does, or one that is needed failed.
 
-    Weights are not renormalised: a part that is left out counts as nothing, and the others as they are.
+    Weights are not renormalised: a part that is left out counts as nothing, and the others as they are. A part of
+    weight 0 is only logged, so it makes nothing unjudged.
     """
     total, num_parts = 0.0, 0
     for name, reward in rewards.items():
@@ -24,7 +25,7 @@ def combine(verdicts: Mapping[str, Verdict], rewards: Mapping[str, recipe.Reward
         if verdict.score is not None:
             total += reward.weight * verdict.score
             num_parts += 1
-        elif verdict.outcome != "not_applicable" and not reward.optional:
+        elif verdict.outcome != "not_applicable" and not reward.optional and reward.weight != 0:
             return None
     return total if num_parts else None
 

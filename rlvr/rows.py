@@ -1,0 +1,246 @@
+"""Files, data sets and generators to rows, each with the name and number that messages give it.
+
+What cannot be read as a row (a broken line, a short CSV row) is a BadRow in its place, so that all are told at once.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import inspect
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlvr import plugins
+from rlvr.errors import DataError, SettingsError
+from rlvr.recipe import Data
+
+SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+
+_SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
+
+
+class BadRow(ValueError):
+    """Why one row cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it was read: Row("train", "train.jsonl:42", 42, {"question": ...})"""
+
+    name: str
+    where: str
+    number: int
+    fields: Any
+    """The row; BadRow where it could not be read."""
+
+
+def read_rows(data: Data, setting: str) -> Iterator[Row]:
+    """All rows; `setting` is where `data` stands in the recipe, for messages. DataError, SettingsError."""
+    if data.source == "generator":
+        return _read_generator(data, setting)
+    if data.source == "hub":
+        return _read_hub(data, setting)
+    path = Path(data.path).expanduser()
+    if path.is_dir():
+        return _read_folder(path, data, setting)
+    if not path.is_file():
+        raise DataError(_no_file(path, data, setting))
+    return _read_file(path, setting)
+
+
+def kind(value: Any) -> str:
+    """A value's type in words, for messages."""
+    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", type(None): "nothing"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _no_file(path: Path, data: Data, setting: str) -> str:
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", data.path) and path.suffix not in SUFFIXES:
+        hint = f"; a Hugging Face data set needs {setting}.source=hub"
+    return f"{setting}.path: no file or folder {data.path} (seen from {Path.cwd()}){hint}"
+
+
+def _read_folder(folder: Path, data: Data, setting: str) -> Iterator[Row]:
+    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return _read_saved(folder, data, setting)
+    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    if not files:
+        raise DataError(f"{setting}.path: {data.path} holds no {' '.join(SUFFIXES)} file (seen from {Path.cwd()})")
+    splits = {p: match[1].lower() for p in files if (match := _SPLIT.match(p.stem))}
+    if len(set(splits.values())) > 1:  # train.parquet beside test.parquet: to read both would train on the test
+        files = [p for p in files if splits.get(p) == data.split.lower()]
+        if not files:
+            has = ", ".join(sorted(set(splits.values())))
+            raise DataError(f"{setting}.split: {data.path} has no files of split {data.split!r} (has: {has})")
+    return itertools.chain.from_iterable(_read_file(p, setting) for p in files)
+
+
+def _read_file(path: Path, setting: str) -> Iterator[Row]:
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"{setting}.path: {path} must end in {' '.join(SUFFIXES)}, or be a folder of such files")
+    reader = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}[path.suffix]
+    try:
+        for number, fields in reader(path):
+            yield Row(path.stem, f"{path.name}:{number}", number, fields)
+    except (OSError, ValueError) as error:  # pyarrow's errors are among these
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{setting}.path: cannot read {path} (seen from {Path.cwd()}): {reason}") from error
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line, row)"""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                yield number, BadRow(f"not UTF-8 (byte {error.start + 1} of the line)")
+            except (ValueError, RecursionError) as error:
+                yield number, BadRow(f"not JSON: {str(error).replace('line 1 ', '')}")
+
+
+def _json(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        rows = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        yield from _jsonl(path)  # one object per line under the other suffix
+        return
+    if not isinstance(rows, list):
+        raise ValueError(f"must hold a list of objects, holds {kind(rows)}")
+    yield from enumerate(rows, start=1)
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        batches = file.iter_batches(batch_size=4096)
+        yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
+
+
+def _csv(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line on which the row starts, row)"""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # the default of 128 KiB is less than a long completion
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        columns = next(reader, [])
+        line = reader.line_num + 1
+        for cells in _cells(reader):
+            start, line = line, reader.line_num + 1
+            if not cells:
+                continue
+            if len(cells) != len(columns):
+                yield start, BadRow(f"{len(cells)} cells for {len(columns)} columns")
+            elif any("\udc80" <= character <= "\udcff" for cell in cells if not cell.isascii() for character in cell):
+                yield start, BadRow("not UTF-8")
+            else:
+                yield start, dict(zip(columns, cells, strict=True))
+
+
+def _cells(reader: Any) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from error
+
+
+def _read_saved(folder: Path, data: Data, setting: str) -> Iterator[Row]:
+    import datasets
+
+    try:
+        rows = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{setting}.path: cannot read {data.path} (seen from {Path.cwd()}): {reason}") from error
+    if isinstance(rows, datasets.DatasetDict):
+        if data.split not in rows:
+            raise DataError(
+                f"{setting}.split: {data.path} has no split {data.split!r} (has: {', '.join(map(str, rows))})"
+            )
+        rows = rows[data.split]
+    return _numbered(folder.resolve().name, rows)
+
+
+def _read_hub(data: Data, setting: str) -> Iterator[Row]:
+    import datasets
+    from datasets import config
+    from huggingface_hub import constants
+
+    is_local = Path(data.path).exists()
+    offline = is_local or constants.HF_HUB_OFFLINE or not _reachable()
+    before = constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE
+    # the library tries an absent network for 20 s and more; offline it looks into the cache alone
+    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = offline
+    try:
+        rows = datasets.load_dataset(data.path, data.subset, split=data.split)
+    except Exception as error:  # any of three libraries' own
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        where = f"no connection to {constants.ENDPOINT}, and not in the cache: " if offline and not is_local else ""
+        raise DataError(
+            f"{setting}.path: cannot load Hugging Face data set {data.path!r} (seen from {Path.cwd()}): {where}{reason}"
+        ) from error
+    finally:
+        constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
+    return _numbered(Path(data.path).name, rows)
+
+
+def _reachable() -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5.0)  # through the proxy that the library would take
+    except Exception:  # of whichever HTTP library the installed version takes
+        return False
+    return True
+
+
+def _numbered(name: str, rows: Iterable[Any]) -> Iterator[Row]:
+    for number, fields in enumerate(rows, start=1):
+        yield Row(name, f"{name}:{number}", number, fields)
+
+
+def _read_generator(data: Data, setting: str) -> Iterator[Row]:
+    function: Any = plugins.load(data.path, what=f"{setting}.path")
+    if not callable(function):
+        raise SettingsError(f"{setting}.path: {data.path} is no function but {kind(function)}")
+    name = getattr(function, "__name__", data.path.rpartition(":")[2])
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # written in C
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(**data.args)
+        except TypeError as error:
+            takes = list(signature.parameters)
+            near = [
+                match for arg in data.args if arg not in takes for match in difflib.get_close_matches(arg, takes, n=1)
+            ]
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SettingsError(f"{setting}.args: {error}; {name}({', '.join(takes)}){hint}") from error
+    return _generated(name, function, data, setting)
+
+
+def _generated(name: str, function: Any, data: Data, setting: str) -> Iterator[Row]:
+    try:
+        yield from _numbered(name, function(**data.args))
+    except Exception as error:  # whatever somebody's generator raises
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{setting}.path: {data.path} failed: {type(error).__name__}: {reason}") from error

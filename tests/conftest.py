@@ -1,0 +1,81 @@
+"""Models small enough for every test, and the one vLLM engine that all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr.engines import vllm
+from rlvr.recipe import Model, VllmEngine
+
+# read once, when torch and vllm are first imported: no test module may come before
+os.environ.update(vllm.environment(VllmEngine()))
+os.environ.update(OMP_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+
+
+def save_tiny(folder: Path, *, tied: bool, seed: int = 0) -> Path:
+    """A random byte-level Qwen3 of 0.1 million parameters whose next tokens are far from uniform."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from rlvr.chat import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,  # vLLM on a CPU refuses 16
+        max_position_embeddings=256,
+        tie_word_embeddings=tied,
+        initializer_range=0.15,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        dtype="float32",
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its output head is tied to the embeddings."""
+    return save_tiny(tmp_path_factory.mktemp("models") / "tied", tied=True)
+
+
+@pytest.fixture(scope="session")
+def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "untied", tied=False)
+
+
+@pytest.fixture(scope="session")
+def shared_vllm(tiny_model: Path) -> Iterator[Any]:
+    """Started once; a test that wants it as it was takes vllm_engine."""
+    pytest.importorskip("vllm")
+    from rlvr.engines.base import build
+    from rlvr.policy import load_model
+
+    settings = Model(path=str(tiny_model))
+    engine = build(VllmEngine(max_num_seqs=64), settings, load_model(settings)[1])
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def vllm_engine(shared_vllm: Any, tiny_model: Path) -> Any:
+    """The shared engine with the weights of tiny_model as version 0."""
+    from safetensors.torch import load_file
+
+    if shared_vllm.version != 0:
+        shared_vllm.load(load_file(tiny_model / "model.safetensors").items(), version=0)
+    return shared_vllm

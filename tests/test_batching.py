@@ -1,0 +1,105 @@
+"""Groups to tensors, with every number written out; and micro-batches that lose and double nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlvr.batching import Batch, make_batch
+from rlvr.types import Completion, Group, Rollout, Task
+
+INT_MAX = 2**40
+
+
+def rollout(
+    ids: tuple[int, ...], reward: float | None, *, logprobs: Any = None, trained: tuple[bool, ...] | None = None
+) -> Rollout:
+    completion = Completion(
+        text="",
+        token_ids=ids,
+        logprobs=logprobs or tuple(-float(i) for i in ids),
+        trained=trained or (True,) * len(ids),
+        finish="stop",
+        versions=((0, 0),),
+    )
+    return Rollout(id="1/t/0", completion=completion, verdicts={}, reward=reward)
+
+
+def group(prompt_ids: tuple[int, ...], *rollouts: Rollout) -> Group:
+    return Group(task=Task(id="t", prompt="?"), prompt_ids=prompt_ids, rollouts=rollouts)
+
+
+def example() -> list[Group]:
+    return [
+        group((7, 8), rollout((3, 4, 5), 1.0), rollout((6,), None), rollout((2,), 0.5)),
+        group((9,), rollout((1, 2, 3), 0.0, trained=(True, False, True)), rollout((5,), 1.0, trained=(False,))),
+    ]
+
+
+def test_rows_hold_prompt_and_completion_and_pad_to_the_right() -> None:
+    batch = make_batch(example())
+    assert batch.ids_BT.tolist() == [[7, 8, 3, 4, 5], [7, 8, 2, 0, 0], [9, 1, 2, 3, 0]]
+    assert batch.length_B.tolist() == [5, 3, 4]
+    assert batch.group_B.tolist() == [0, 0, 1]
+    assert batch.reward_B.tolist() == [1.0, 0.5, 0.0]
+    assert batch.reward_B.dtype == torch.float64
+
+
+def test_only_tokens_that_the_policy_chose_are_trained() -> None:
+    batch = make_batch(example())
+    assert batch.mask_BT.int().tolist() == [[0, 0, 1, 1, 1], [0, 0, 1, 0, 0], [0, 1, 0, 1, 0]]
+    assert batch.sampler_logp_BT.tolist() == [[0, 0, -3, -4, -5], [0, 0, -2, 0, 0], [0, -1, 0, -3, 0]]
+    assert (batch.num_tokens, batch.num_sequences) == (6, 3)
+
+
+def test_rollouts_that_could_not_be_judged_or_have_no_trained_token_make_no_row() -> None:
+    groups = [group((1,), rollout((2,), None), rollout((3,), 1.0)), group((1,), rollout((4,), 1.0, trained=(False,)))]
+    assert make_batch(groups).ids_BT.tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize("groups", [[], [group((1,), rollout((2,), None))]])
+def test_nothing_to_train_on_is_an_error_that_says_so(groups: list[Group]) -> None:
+    with pytest.raises(ValueError, match="at least one judged rollout with a trained token"):
+        make_batch(groups)
+
+
+def test_picked_rows_are_cut_to_the_longest_of_them_and_keep_what_is_set() -> None:
+    batch = make_batch(example())
+    picked = batch.rows(torch.tensor([2, 1]))
+    assert picked.ids_BT.tolist() == [[9, 1, 2, 3], [7, 8, 2, 0]]
+    assert picked.mask_BT.int().tolist() == [[0, 1, 0, 1], [0, 0, 1, 0]]
+    assert picked.sampler_logp_BT.tolist() == [[0, -1, 0, -3], [0, 0, -2, 0]]
+    assert picked.length_B.tolist() == [4, 3]
+    assert picked.group_B.tolist() == [1, 0]
+    assert picked.reward_B.tolist() == [0.0, 0.5]
+    assert picked.adv_BT is None
+
+
+def test_rows_can_be_picked_by_a_mask_even_when_none_is_left() -> None:
+    batch = make_batch(example())
+    assert batch.rows(torch.tensor([False, True, False])).ids_BT.tolist() == [[7, 8, 2]]
+    nothing = batch.rows(torch.tensor([False, False, False]))
+    assert nothing.ids_BT.shape == (0, 0)
+    assert (nothing.num_tokens, nothing.num_sequences, list(nothing.micro(8))) == (0, 0, [])
+
+
+def of_lengths(lengths: list[int]) -> Batch:
+    return make_batch([group((1,), *(rollout((2,) * (n - 1), 0.0) for n in lengths))])
+
+
+@given(st.lists(st.integers(2, 30), min_size=1, max_size=40), st.integers(1, 200))
+def test_micro_batches_hold_every_row_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    parts = [part.tolist() for part in of_lengths(lengths).micro(budget)]
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+    for part in parts:
+        assert len(part) == 1 or len(part) * max(lengths[row] for row in part) <= budget
+
+
+def test_micro_batches_put_rows_of_like_length_together() -> None:
+    assert [part.tolist() for part in of_lengths([9, 2, 3, 2, 8]).micro(16)] == [[1, 3, 2], [4], [0]]
+    assert [part.tolist() for part in of_lengths([9, 2, 3, 2, 8]).micro(18)] == [[1, 3, 2], [4, 0]]
+    assert [part.tolist() for part in of_lengths([9, 2, 3, 2, 8]).micro(INT_MAX)] == [[1, 3, 2, 4, 0]]

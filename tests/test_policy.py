@@ -1,0 +1,456 @@
+"""The model that is trained: log-probabilities against full logits in float64, updates against plain torch, files."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlvr import policy
+from rlvr.errors import DataError, NonFiniteError
+from rlvr.losses import Sums
+from rlvr.recipe import AdamW, Model, Muon, NewModel
+
+LENGTHS = (9, 4, 13)
+
+
+@pytest.fixture(scope="module")
+def tied(tiny_model: Path) -> Any:
+    return policy.load_model(Model(path=str(tiny_model)))[0]
+
+
+@pytest.fixture(scope="module")
+def untied(untied_model: Path) -> Any:
+    return policy.load_model(Model(path=str(untied_model)))[0]
+
+
+def rows(lengths: tuple[int, ...] = LENGTHS, num_prompt: int = 2, vocab: int = 259) -> tuple[Tensor, Tensor]:
+    """(ids_BT, mask_BT): random ids, right-padded, trained after the prompt."""
+    rng = torch.Generator().manual_seed(7)
+    ids_BT = torch.zeros(len(lengths), max(lengths), dtype=torch.int64)
+    mask_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)
+    for b, length in enumerate(lengths):
+        ids_BT[b, :length] = torch.randint(3, vocab, (length,), generator=rng)
+        mask_BT[b, num_prompt:length] = True
+    return ids_BT, mask_BT
+
+
+@torch.no_grad()
+def naive(model: Any, ids_BT: Tensor, mask_BT: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Row by row without padding, all logits, float64; the model's own forward with its own head."""
+    exact = copy.deepcopy(model).double()
+    logp_BT = torch.zeros(ids_BT.shape, dtype=torch.float64)
+    entropy_BT = torch.zeros_like(logp_BT)
+    for b in range(len(ids_BT)):
+        length = int(mask_BT[b].nonzero().max()) + 1
+        logits_TV = exact(ids_BT[b : b + 1, :length]).logits[0] / temperature
+        for t in range(1, length):
+            if mask_BT[b, t]:
+                p_V = torch.softmax(logits_TV[t - 1], dim=0)
+                logp_BT[b, t] = p_V[ids_BT[b, t]].log()
+                entropy_BT[b, t] = -(p_V * p_V.log()).sum()
+    return logp_BT, entropy_BT
+
+
+# --- log-probabilities -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
+@pytest.mark.parametrize("which", ["tied", "untied"])
+def test_logprobs_and_entropy_are_those_of_all_logits_in_float64(
+    which: str, temperature: float, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(which)
+    ids_BT, mask_BT = rows()
+    logp_BT, entropy_BT = policy.logprobs(model, ids_BT, mask_BT, temperature)
+    wanted_logp_BT, wanted_entropy_BT = naive(model, ids_BT, mask_BT, temperature)
+    assert logp_BT.dtype == entropy_BT.dtype == torch.float32
+    torch.testing.assert_close(logp_BT.double(), wanted_logp_BT, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy_BT.double(), wanted_entropy_BT, rtol=1e-5, atol=1e-5)
+    assert not entropy_BT.requires_grad
+    assert (logp_BT[~mask_BT] == 0).all() and (entropy_BT[~mask_BT] == 0).all()
+
+
+def test_padding_and_the_order_of_rows_change_no_logprob(tied: Any) -> None:
+    ids_BT, mask_BT = rows()
+    logp_BT, _ = policy.logprobs(tied, ids_BT, mask_BT)
+    order = torch.tensor([2, 0, 1])
+    padded = torch.nn.functional.pad(ids_BT[order], (0, 5), value=33), torch.nn.functional.pad(mask_BT[order], (0, 5))
+    again_BT, _ = policy.logprobs(tied, *padded)
+    torch.testing.assert_close(again_BT[:, :-5], logp_BT[order], rtol=1e-6, atol=1e-6)
+    for b, length in enumerate(LENGTHS):
+        alone_BT, _ = policy.logprobs(tied, ids_BT[b : b + 1, :length], mask_BT[b : b + 1, :length])
+        torch.testing.assert_close(alone_BT[0], logp_BT[b, :length], rtol=1e-6, atol=1e-6)
+
+
+def test_the_gradient_of_logprobs_is_that_of_all_logits(untied: Any) -> None:
+    ids_BT, mask_BT = rows()
+    ours, theirs = copy.deepcopy(untied), copy.deepcopy(untied).double()
+    weight_BT = torch.rand(mask_BT.shape, generator=torch.Generator().manual_seed(1))
+    (policy.logprobs(ours, ids_BT, mask_BT, 0.7)[0] * weight_BT).sum().backward()
+    logits_BTV = theirs(ids_BT).logits[:, :-1] / 0.7
+    full_BT = torch.log_softmax(logits_BTV, dim=-1).gather(2, ids_BT[:, 1:, None])[..., 0]
+    (full_BT * weight_BT[:, 1:] * mask_BT[:, 1:]).sum().backward()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def tiny_architecture(name: str, **config: Any) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = {
+        "vocab_size": 48,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "initializer_range": 0.5,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+    torch.manual_seed(3)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**small, **config})).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("cohere", {"logit_scale": 0.25}),
+        ("granite", {"logits_scaling": 4.0}),
+        ("gemma2", {"final_logit_softcapping": 0.5}),
+        ("gemma2", {"final_logit_softcapping": None}),
+        ("llama", {}),
+    ],
+)
+def test_scalings_behind_the_head_are_those_of_the_model_itself(name: str, setting: dict[str, Any]) -> None:
+    model = tiny_architecture(name, **setting)
+    ids_BT, mask_BT = rows(vocab=48)
+    logp_BT, entropy_BT = policy.logprobs(model, ids_BT, mask_BT)
+    wanted_logp_BT, wanted_entropy_BT = naive(model, ids_BT, mask_BT, 1.0)
+    torch.testing.assert_close(logp_BT.double(), wanted_logp_BT, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(entropy_BT.double(), wanted_entropy_BT, rtol=1e-5, atol=1e-5)
+
+
+def test_head_scalings_by_hand() -> None:
+    class Fake:
+        def __init__(self, **config: float) -> None:
+            self.config = type("Config", (), config)()
+
+        def get_output_embeddings(self) -> Any:
+            return lambda hidden_ND: hidden_ND * 2
+
+    hidden_ND = torch.tensor([[1.0, -3.0]])
+
+    def logits(**config: float) -> list[float]:
+        return policy.head_logits(Fake(**config), hidden_ND)[0].tolist()
+
+    assert logits() == [2, -6]
+    assert logits(logit_scale=0.5) == [1, -3]
+    assert logits(logits_scaling=4.0) == [0.5, -1.5]
+    capped = logits(final_logit_softcapping=5.0)
+    assert capped == pytest.approx([5 * math.tanh(0.4), 5 * math.tanh(-1.2)], rel=1e-6)
+
+
+def test_cross_entropy_is_the_summed_loss_and_counts_right_guesses(tied: Any) -> None:
+    ids_BT, mask_BT = rows()
+    with torch.no_grad():
+        logits_BTV = copy.deepcopy(tied).double()(ids_BT).logits
+        guess_BT = logits_BTV.argmax(dim=-1)
+        ids_BT[0, 5] = guess_BT[0, 4]  # the last change of row 0, so that its prefix is what was guessed from
+        mask_BT[0, 6:] = False
+        sums = policy.cross_entropy(tied, ids_BT, mask_BT)
+    logp_BT, _ = naive(tied, ids_BT, mask_BT, 1.0)
+    assert float(sums.loss) == pytest.approx(-float(logp_BT.sum()), rel=1e-6)
+    assert (sums.tokens, sums.sequences) == (int(mask_BT.sum()), 3)
+    right = int((guess_BT[:, :-1] == ids_BT[:, 1:])[mask_BT[:, 1:]].sum())
+    assert sums.metrics["mean_token_accuracy"] == right >= 1
+
+
+# --- updates ---------------------------------------------------------------------------------------------------------
+
+
+def test_weights_name_a_tied_head_once_and_an_untied_one_too(tied: Any, untied: Any) -> None:
+    def names(model: Any) -> set[str]:
+        return {name for name, _ in policy.Trained(model, AdamW(), 1).weights()}
+
+    assert "model.embed_tokens.weight" in names(tied)
+    assert "lm_head.weight" not in names(tied)
+    assert names(untied) == names(tied) | {"lm_head.weight"}
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    def factors(total: int, **settings: Any) -> list[float]:
+        return [policy.lr_factor(AdamW(**settings), update, total) for update in range(total)]
+
+    assert factors(4) == [1, 1, 1, 1]
+    assert factors(6, warmup_steps=4) == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert factors(4, schedule="linear") == [1, 0.75, 0.5, 0.25]
+    assert factors(4, schedule="linear", min_lr_ratio=0.5) == [1, 0.875, 0.75, 0.625]
+    assert factors(4, schedule="linear", warmup_steps=2) == [0.5, 0.75, 0.5, 0.25]
+    half = 0.5 * (1 + math.cos(math.pi / 4))
+    assert factors(4, schedule="cosine") == pytest.approx([1, half, 0.5, 1 - half], rel=1e-12)
+    assert factors(4, schedule="cosine", min_lr_ratio=0.2) == pytest.approx(
+        [1, 0.2 + 0.8 * half, 0.6, 0.2 + 0.8 * (1 - half)], rel=1e-12
+    )
+    assert factors(4, schedule="constant", min_lr_ratio=0.2) == [1, 1, 1, 1]
+
+
+ADAMW = AdamW(lr=1e-2, weight_decay=0.1, schedule="cosine", warmup_steps=2, max_grad_norm=0.5)
+MUON = Muon(kind="muon", lr=2e-2, adamw_lr=1e-2, weight_decay=0.1, schedule="linear", max_grad_norm=0.5)
+TOTAL = 6
+
+
+def update(trained: policy.Trained, number: int) -> dict[str, float]:
+    """One update in two micro-batches; its data are a function of its number."""
+    ids_BT, mask_BT = rows()
+    ids_BT = (ids_BT + 11 * number) % 256 + 3
+    num_tokens = int(mask_BT.sum())
+    for part in (slice(0, 1), slice(1, 3)):
+        trained.backward(policy.cross_entropy(trained.model, ids_BT[part], mask_BT[part]), num_tokens)
+    return trained.step()
+
+
+def tensors(trained: policy.Trained) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in trained.state().items()}
+
+
+def assert_same_bits(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
+@pytest.mark.parametrize("which", ["tied", "untied"])
+def test_updates_are_those_of_a_plain_torch_loop_bit_for_bit(
+    which: str, settings: AdamW, request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(which)
+    trained = policy.Trained(copy.deepcopy(model), settings, TOTAL)
+    other = copy.deepcopy(model)
+    if isinstance(settings, Muon):
+        inner = [p for n, p in other.named_parameters() if p.ndim == 2 and ".layers." in n]
+        outer = [p for n, p in other.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(inner, lr=2e-2, weight_decay=0.1, momentum=0.95),
+            torch.optim.AdamW(outer, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        assert len(inner) == 2 * 7
+    else:
+        optimizers = [torch.optim.AdamW(other.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)]
+    for number in range(4):
+        ours = update(trained, number)
+        ids_BT, mask_BT = rows()
+        ids_BT = (ids_BT + 11 * number) % 256 + 3
+        for part in (slice(0, 1), slice(1, 3)):
+            loss = policy.cross_entropy(other, ids_BT[part], mask_BT[part]).loss
+            (loss / int(mask_BT.sum())).backward()
+        norm = torch.nn.utils.clip_grad_norm_(other.parameters(), 0.5)
+        factor = (
+            1 - number / TOTAL
+            if isinstance(settings, Muon)
+            else min(1, (number + 1) / 2) * 0.5 * (1 + math.cos(math.pi * number / TOTAL))
+        )
+        for optimizer in optimizers:
+            rate = 1e-2 if isinstance(optimizer, torch.optim.AdamW) else 2e-2
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        assert ours["grad_norm"] == float(norm) > 0.5
+        assert ours["lr"] == settings.lr * factor
+    assert trained.updates == 4
+    assert_same_bits(dict(trained.model.state_dict()), dict(other.state_dict()))
+    assert all(p.grad is None for p in trained.model.parameters())
+
+
+@pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
+@pytest.mark.parametrize("which", ["tied", "untied"])
+def test_a_saved_state_goes_on_bit_for_bit(
+    which: str, settings: AdamW, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model = request.getfixturevalue(which)
+    straight = policy.Trained(copy.deepcopy(model), settings, TOTAL)
+    for number in range(2):
+        update(straight, number)
+    save_file(straight.state(), tmp_path / "state.safetensors")
+    for number in range(2, 5):
+        update(straight, number)
+
+    resumed = policy.Trained(copy.deepcopy(model), settings, TOTAL)
+    resumed.load_state(load_file(tmp_path / "state.safetensors"), updates=2)
+    for number in range(2, 5):
+        update(resumed, number)
+    assert resumed.updates == 5
+    assert_same_bits(tensors(resumed), tensors(straight))
+    if which == "tied":
+        assert resumed.model.lm_head.weight.data_ptr() == resumed.model.model.embed_tokens.weight.data_ptr()
+
+
+def test_a_state_of_another_model_is_refused_with_nothing_taken(tied: Any) -> None:
+    trained = policy.Trained(copy.deepcopy(tied), ADAMW, TOTAL)
+    given = {name: tensor + 1 for name, tensor in tensors(trained).items()}
+    before = tensors(trained)
+    name = "model.layers.1.mlp.up_proj.weight"
+    for bad in (
+        {**given, f"model.{name}": torch.zeros(1, 64)},
+        {k: v for k, v in given.items() if k != f"model.{name}"},
+    ):
+        with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight must have shape \(128, 64\)"):
+            trained.load_state(bad, updates=3)
+        assert_same_bits(tensors(trained), before)
+        assert trained.updates == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_refused_and_the_weights_stay(tied: Any, value: float) -> None:
+    trained = policy.Trained(copy.deepcopy(tied), ADAMW, TOTAL)
+    update(trained, 0)
+    before = tensors(trained)
+    loss = next(trained.model.parameters()).sum() * value
+    with pytest.raises(NonFiniteError, match=r"loss is .* in update 2; the weights are as they were"):
+        trained.backward(Sums(loss=loss, tokens=1, sequences=1), 1.0)
+    assert all(p.grad is None for p in trained.model.parameters())
+    assert_same_bits(tensors(trained), before)
+
+
+@pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_a_gradient_that_is_not_finite_is_refused_and_the_weights_stay(tied: Any, settings: AdamW) -> None:
+    trained = policy.Trained(copy.deepcopy(tied), settings, TOTAL)
+    update(trained, 0)
+    before = tensors(trained)
+    weight = next(trained.model.parameters())
+    # sqrt at 0: the value is 0 and the gradient infinite
+    trained.backward(Sums(loss=(weight * 0).sum().sqrt(), tokens=1, sequences=1), 1.0)
+    with pytest.raises(NonFiniteError, match=r"gradient norm is .* in update 2; the weights are as they were"):
+        trained.step()
+    assert trained.updates == 1
+    assert_same_bits(tensors(trained), before)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_is_loaded_as_it_was(tied: Any, tiny_model: Path, tmp_path: Path) -> None:
+    _, tokenizer = policy.load_model(Model(path=str(tiny_model)))
+    changed = copy.deepcopy(tied)
+    with torch.no_grad():
+        changed.model.norm.weight.add_(0.5)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old.txt").write_text("of an earlier run")
+    policy.save_model(changed, tokenizer, tmp_path / "model")
+    again, same_tokenizer = policy.load_model(Model(path=str(tmp_path / "model")))
+    assert_same_bits(dict(again.state_dict()), dict(changed.state_dict()))
+    assert same_tokenizer.get_vocab() == tokenizer.get_vocab()
+    assert same_tokenizer.eos_token_id == tokenizer.eos_token_id
+    assert not again.training
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert not (tmp_path / "model" / "old.txt").exists()
+
+
+def test_the_dtype_is_the_settings_own(tiny_model: Path) -> None:
+    model, _ = policy.load_model(Model(path=str(tiny_model), dtype="bfloat16"))
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert policy.context_length(model) == 256
+
+
+def refusal(path: Path | str, **settings: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        policy.load_model(Model(path=str(path), **settings))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text.replace(str(path), "PATH")
+
+
+def test_a_missing_model_is_named_with_what_would_make_it(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "no").startswith("model.path PATH: no such folder (seen from ")
+    made_by = "recipes/arithmetic/sft.yaml"
+    assert refusal(tmp_path / "no", made_by=made_by) == (
+        f"model.path PATH does not exist yet; make it with: rlvr sft {made_by}"
+    )
+
+
+def test_a_run_folder_given_for_its_model_is_answered_with_the_model(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "run" / "model")
+    assert refusal(tmp_path / "run") == "model.path PATH: no config.json in it; did you mean PATH/model?"
+
+
+def test_a_pickle_is_refused_before_it_is_opened(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "pickled"))
+    (folder / "model.safetensors").unlink()
+    assert refusal(folder) == "model.path PATH: no *.safetensors in it"
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(print))
+    assert "pytorch_model.bin is a pickle, which can run code" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM is no causal language model"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "BertModel is no causal language model"),
+        (
+            {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True},
+            "T5ForConditionalGeneration is no causal language model",
+        ),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, "Qwen3ForSequenceClassification is no causal"),
+        ({"model_type": "qwen99"}, "qwen99"),
+    ],
+)
+def test_a_model_that_cannot_write_is_refused(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "other"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    assert named in refusal(folder)
+
+
+def test_a_file_that_lacks_weights_or_is_torn_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "lacking"))
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+    save_file(dict(itertools.islice(whole.items(), len(whole) - 2)), file, metadata={"format": "pt"})
+    assert "lacks 2 weights (model." in refusal(folder)
+    config = json.loads((folder / "config.json").read_text())
+    save_file(whole, file, metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+    assert refusal(folder).startswith("model.path PATH: ")
+    (folder / "config.json").write_text(json.dumps(config))
+    file.write_bytes(file.read_bytes()[:-100])
+    assert refusal(folder).startswith("model.path PATH: cannot be loaded: ")
+
+
+def test_a_new_model_is_the_same_for_the_same_seed() -> None:
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings = NewModel(config={**small, "num_key_value_heads": 1, "head_dim": 32})
+
+    def weights(seed: int) -> dict[str, Tensor]:
+        torch.rand(seed + 1)  # what was drawn before does not count
+        model, tokenizer = policy.new_model(settings, iter(()), seed)
+        assert model.config.vocab_size == 320 >= len(tokenizer)
+        assert model.config.eos_token_id == tokenizer.eos_token_id == 1
+        return dict(model.state_dict())
+
+    assert_same_bits(weights(5), weights(5))
+    assert not torch.equal(weights(5)["lm_head.weight"], weights(6)["lm_head.weight"])
+
+
+def test_a_new_model_that_cannot_be_is_answered_in_one_line() -> None:
+    with pytest.raises(DataError, match=r"model\.architecture qwen99 with model\.config"):
+        policy.new_model(NewModel(architecture="qwen99"), iter(()), 0)

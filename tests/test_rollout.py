@@ -1,0 +1,298 @@
+"""Drawing, sampling and scoring with an engine and rewards that do as they are told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from rlvr.errors import EngineError
+from rlvr.recipe import Sample
+from rlvr.rollout import MAX_REFILLS, Rollouts, Taken, group_metrics, sampling, without_unjudged
+from rlvr.seeds import seed_for
+from rlvr.types import Completion, Finish, Group, Request, Rollout, Sampling, Task, Verdict
+
+SAMPLE = Sample(group_size=3, groups_per_step=4, max_tokens=5, temperature=0.5, top_p=0.9, top_k=7, stop=(";",))
+
+
+def completion(id: str, *, finish: Finish = "stop", num_tokens: int = 2) -> Completion:
+    return Completion(
+        text=id,
+        token_ids=(5,) * num_tokens,
+        logprobs=(-1.0,) * num_tokens,
+        trained=(True,) * num_tokens,
+        finish=finish,
+        versions=((0, 0),),
+    )
+
+
+class Script:
+    """An engine that gives every sample id back as its text, in an order of the test's choosing."""
+
+    def __init__(
+        self,
+        order: Callable[[list[str]], Iterable[str]] = lambda ids: ids,
+        make: Callable[[str], Completion] = completion,
+    ) -> None:
+        self.order, self.make = order, make
+        self.asked: list[list[Request]] = []
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[tuple[str, Completion]]:
+        self.asked.append(list(requests))
+        for id in self.order([id for request in requests for id in request.sample_ids]):
+            yield id, self.make(id)
+
+
+class Judge:
+    """Rewards by sample id."""
+
+    def __init__(self, reward: Callable[[str], float | None] = lambda id: 1.0) -> None:
+        self.reward = reward
+        self.submitted: list[str] = []
+
+    def submit(self, group: Group) -> Future[Group]:
+        self.submitted.append(group.task.id)
+        future: Future[Group] = Future()
+        rollouts = tuple(
+            Rollout(
+                id=r.id,
+                completion=r.completion,
+                verdicts={"answer": verdict(self.reward(r.id))},
+                reward=self.reward(r.id),
+            )
+            for r in group.rollouts
+        )
+        future.set_result(Group(task=group.task, prompt_ids=group.prompt_ids, rollouts=rollouts))
+        return future
+
+
+def verdict(score: float | None) -> Verdict:
+    return Verdict(score=score, outcome="error" if score is None else "correct" if score == 1 else "wrong")
+
+
+def rollouts(engine: Any, judge: Any, *, num_tasks: int = 50, sample: Sample = SAMPLE, **more: Any) -> Rollouts:
+    encoded = [(Task(id=f"t{k}", prompt="?"), (k, k + 1)) for k in range(num_tasks)]
+    return Rollouts(encoded, engine, judge, sample, seed=3, **more)
+
+
+def names(groups: Iterable[Group]) -> list[str]:
+    return [group.task.id for group in groups]
+
+
+def task_of(id: str) -> str:
+    return id.split("/")[1]
+
+
+# --- taking a step's groups ------------------------------------------------------------------------------------------
+
+
+def shuffled(ids: list[str]) -> list[str]:
+    return random.Random(1).sample(ids, len(ids))
+
+
+@pytest.mark.parametrize("order", [list, lambda ids: ids[::-1], shuffled], ids=["straight", "reversed", "shuffled"])
+def test_groups_come_in_the_order_of_their_tasks_whatever_was_done_first(order: Any) -> None:
+    drawn = rollouts(Script(order), Judge())
+    tasks = [task.id for task in drawn.stream.take(0, 4)]
+    taken = drawn.take(step=6)
+    assert names(taken.groups) == tasks
+    for group in taken.groups:
+        number = int(group.task.id[1:])
+        assert group.prompt_ids == (number, number + 1)
+        assert [r.id for r in group.rollouts] == [f"6/{group.task.id}/{k}" for k in range(3)]
+        assert all(r.completion.text == r.id and r.reward == 1.0 for r in group.rollouts)
+    assert taken.set_aside == []
+
+
+def test_a_group_is_judged_as_soon_as_it_is_whole() -> None:
+    judge = Judge()
+    seen: list[int] = []
+
+    def spy(id: str) -> Completion:
+        seen.append(len(judge.submitted))
+        return completion(id)
+
+    rollouts(Script(make=spy), judge).take(step=1)
+    assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+def test_requests_carry_the_settings_and_a_seed_per_sample() -> None:
+    engine = Script()
+    drawn = rollouts(engine, Judge())
+    drawn.take(step=6)
+    first = engine.asked[0][0]
+    task = drawn.stream.at(0)
+    assert first == Request(
+        id=f"6/{task.id}",
+        prompt_ids=drawn.prompt_ids[task.id],
+        seeds=tuple(seed_for(3, "sample", 6, task.id, k) for k in range(3)),
+        sampling=Sampling(temperature=0.5, max_tokens=5, top_p=0.9, top_k=7, stop=(";",)),
+    )
+    assert sampling(SAMPLE) == first.sampling
+
+
+def test_the_cursor_goes_on_and_a_resumed_run_draws_what_the_whole_run_would_have() -> None:
+    whole = rollouts(Script(), Judge())
+    steps = [names(whole.take(step).groups) for step in (1, 2, 3)]
+    assert whole.cursor == 12
+    resumed = rollouts(Script(), Judge(), cursor=8)
+    assert names(resumed.take(3).groups) == steps[2]
+    assert len({name for step in steps for name in step}) == 12
+
+
+def test_a_task_drawn_twice_in_a_step_gets_further_samples() -> None:
+    engine = Script()
+    sample = Sample(group_size=8, groups_per_step=3)
+    taken = rollouts(engine, Judge(), num_tasks=1, sample=sample).take(step=2)
+    assert [request.first for request in engine.asked[0]] == [0, 8, 16]
+    assert [r.id for r in taken.groups[1].rollouts] == [f"2/t0/{k}" for k in range(8, 16)]
+    seeds = [seed for request in engine.asked[0] for seed in request.seeds]
+    assert seeds == [seed_for(3, "sample", 2, "t0", k) for k in range(24)]
+
+
+def test_progress_tells_how_many_completions_are_there() -> None:
+    said: list[str] = []
+    rollouts(Script(), Judge(), on_progress=said.append).take(step=1)
+    assert said[0] == "sampling 1/12"
+    assert said[-2:] == ["sampling 12/12", "scoring"]
+
+
+# --- what cannot be judged -------------------------------------------------------------------------------------------
+
+
+def test_a_group_with_fewer_than_two_judged_rollouts_is_set_aside_and_refilled() -> None:
+    order = [task.id for task in rollouts(Script(), Judge()).stream.take(0, 6)]
+    unjudged = {f"1/{order[1]}/{k}" for k in (0, 1)} | {f"1/{order[2]}/0"} | {f"1/{order[4]}/{k}" for k in range(3)}
+    engine = Script()
+    drawn = rollouts(engine, Judge(lambda id: None if id in unjudged else 0.5))
+    taken = drawn.take(step=1)
+    # the second has one judged rollout left, the third two; the fifth refills the second and fails too
+    assert names(taken.groups) == [order[0], order[2], order[3], order[5]]
+    assert names(taken.set_aside) == [order[1], order[4]]
+    assert [len(requests) for requests in engine.asked] == [4, 1, 1]
+    assert drawn.cursor == 6
+
+
+def test_refills_are_bounded() -> None:
+    engine = Script()
+    drawn = rollouts(engine, Judge(lambda id: None))
+    taken = drawn.take(step=1)
+    assert taken.groups == []
+    assert len(taken.set_aside) == 4 * (1 + MAX_REFILLS) == drawn.cursor
+    assert len(engine.asked) == 1 + MAX_REFILLS
+
+
+def test_what_the_engine_took_back_is_unjudged_whatever_was_thought_of_it() -> None:
+    def make(id: str) -> Completion:
+        return completion(id, finish="abort", num_tokens=0) if id.endswith("/1") else completion(id)
+
+    taken = rollouts(Script(make=make), Judge(lambda id: 0.0)).take(step=1)
+    for group in taken.groups:
+        assert [r.reward for r in group.rollouts] == [0.0, None, 0.0]
+        assert [r.verdicts["answer"].outcome for r in group.rollouts] == ["wrong", "error", "wrong"]
+        assert [r.id[-1] for r in without_unjudged(group).rollouts] == ["0", "2"]
+    assert group_metrics(taken)["reward/unjudged_ratio"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("order", "says"),
+    [
+        (lambda ids: ids[:-2], "lost 2 of 12 completions"),
+        (lambda ids: [*ids, ids[0]], "not asked for"),
+        (lambda ids: [*ids[:5], "another/id/0"], "'another/id/0', which was not asked for"),
+    ],
+    ids=["lost", "twice", "unknown"],
+)
+def test_an_engine_that_loses_or_invents_completions_ends_the_step(order: Any, says: str) -> None:
+    with pytest.raises(EngineError, match=says):
+        rollouts(Script(order), Judge()).take(step=1)
+
+
+def test_a_reward_that_fails_ends_the_step_with_its_own_error() -> None:
+    class Broken:
+        def submit(self, group: Group) -> Future[Group]:
+            future: Future[Group] = Future()
+            future.set_exception(EngineError("out of order"))
+            return future
+
+    with pytest.raises(EngineError, match="out of order"):
+        rollouts(Script(), Broken()).take(step=1)
+
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def scored(*rows: tuple[float | None, str, int, Finish]) -> Group:
+    """rows: reward (also its verdict's score), outcome, tokens, finish."""
+    return Group(
+        task=Task(id="t", prompt="?"),
+        prompt_ids=(1,),
+        rollouts=tuple(
+            Rollout(
+                id=f"1/t/{k}",
+                completion=completion("", finish=finish, num_tokens=num_tokens),
+                verdicts={
+                    "answer": Verdict(score=reward, outcome=outcome),
+                    "style": Verdict(score=None, outcome="not_applicable"),
+                },
+                reward=reward,
+            )
+            for k, (reward, outcome, num_tokens, finish) in enumerate(rows)
+        ),
+    )
+
+
+def test_metrics_by_hand_under_the_usual_names() -> None:
+    groups = [
+        scored((1.0, "correct", 4, "stop"), (0.0, "wrong", 6, "stop"), (None, "error", 2, "length")),
+        scored((0.5, "partial", 10, "length"), (0.5, "partial", 8, "stop")),
+    ]
+    aside = [scored((0.0, "wrong", 12, "stop"), (None, "error", 7, "stop"))]
+    assert group_metrics(Taken(groups, aside)) == {
+        # of the groups that are trained on
+        "reward": 0.5,
+        "reward_std": pytest.approx((0.5**0.5 + 0) / 2),
+        "frac_reward_zero_std": 0.5,
+        # of everything that was sampled
+        "reward/unjudged_ratio": pytest.approx(2 / 7),
+        "reward/unextracted": 0.0,
+        "reward/groups_set_aside": 1.0,
+        "rewards/answer/mean": pytest.approx(2 / 5),
+        "rewards/answer/std": pytest.approx((0.7 / 4) ** 0.5),  # 1, 0, 0.5, 0.5, 0 about 0.4
+        "verdicts/answer/correct": pytest.approx(1 / 7),
+        "verdicts/answer/error": pytest.approx(2 / 7),
+        "verdicts/answer/partial": pytest.approx(2 / 7),
+        "verdicts/answer/wrong": pytest.approx(2 / 7),
+        "rewards/style/mean": 0.0,
+        "rewards/style/std": 0.0,
+        "verdicts/style/not_applicable": 1.0,
+        "completions/mean_length": 7.0,
+        "completions/min_length": 2.0,
+        "completions/max_length": 12.0,
+        "completions/clipped_ratio": pytest.approx(2 / 7),
+        "completions/mean_terminated_length": pytest.approx(37 / 5),
+    }
+
+
+def test_metrics_of_a_step_without_a_judged_group_are_numbers_too() -> None:
+    metrics = group_metrics(Taken([], [scored((None, "error", 3, "stop"))]))
+    assert metrics["reward"] == 0.0
+    assert metrics["reward/unjudged_ratio"] == 1.0
+    assert group_metrics(Taken([]))["completions/max_length"] == 0.0
+
+
+def test_a_response_without_an_answer_counts_as_unextracted_only_where_no_part_found_one() -> None:
+    def of(*outcomes: tuple[str, str]) -> Group:
+        made = scored(*[(0.0, "wrong", 1, "stop")] * len(outcomes))
+        parts = [{"a": Verdict(score=0.0, outcome=a), "b": Verdict(score=0.0, outcome=b)} for a, b in outcomes]
+        rollouts = tuple(
+            Rollout(id=r.id, completion=r.completion, verdicts=p, reward=0.0)
+            for r, p in zip(made.rollouts, parts, strict=True)
+        )
+        return Group(task=made.task, prompt_ids=made.prompt_ids, rollouts=rollouts)
+
+    group = of(("no_answer", "no_answer"), ("no_answer", "wrong"), ("wrong", "wrong"), ("no_answer", "no_answer"))
+    assert group_metrics(Taken([group]))["reward/unextracted"] == 0.5

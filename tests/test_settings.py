@@ -1,0 +1,432 @@
+"""Layers of a recipe, what wins, and what people are told when a name or a value is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from rlvr.errors import SettingsError
+from rlvr.recipe import STAGES, EvalRecipe, RlRecipe, SftRecipe
+from rlvr.settings import _DEFAULT_TAGS, describe, from_overrides, load_recipe, to_yaml
+
+BASE = "stage: rl\nsteps: 2\nmodel: {path: m}\ndata: {path: d.jsonl}\n"
+SELF_EVIDENT = {"stage", "betas", "weight_decay", "temperature", "top_p"}
+Load = Callable[..., Any]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """load(text, *overrides, base=...) in an empty folder, so that files are named as they were given."""
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(text: str = "", *overrides: str, stage: str | None = None, **files: str) -> Any:
+        for name, content in files.items():
+            Path(f"{name}.yaml").write_text(content)
+        Path("r.yaml").write_text((BASE if "base:" not in text else "") + text)
+        return load_recipe("r.yaml", overrides, stage=stage)
+
+    return load_text
+
+
+def problems(load: Load, text: str = "", *overrides: str, **files: str) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(text, *overrides, **files)
+    return str(caught.value).splitlines()
+
+
+# --- layers ---
+
+
+def test_a_file_wins_over_its_base_and_the_command_line_over_both(load: Load) -> None:
+    bottom = BASE + "seed: 1\nupdates: 1\nsample: {group_size: 2, max_tokens: 10}\n"
+    middle = "base: bottom.yaml\nseed: 2\nsample: {group_size: 3}\n"
+    recipe = load("base: middle.yaml\nsample: {top_k: 5}\n", "seed=9", bottom=bottom, middle=middle)
+    assert (recipe.seed, recipe.updates, recipe.steps) == (9, 1, 2)
+    assert (recipe.sample.group_size, recipe.sample.max_tokens, recipe.sample.top_k) == (3, 10, 5)
+
+
+def test_a_base_is_looked_for_beside_the_file_that_names_it(load: Load) -> None:
+    Path("below").mkdir()
+    Path("below/middle.yaml").write_text("base: bottom.yaml\nseed: 4\n")
+    Path("below/bottom.yaml").write_text(BASE)
+    assert load("base: below/middle.yaml\n").seed == 4
+
+
+def test_a_preset_lies_below_the_recipe_and_above_the_defaults(load: Load) -> None:
+    recipe = load("algorithm: dr_grpo\nloss: {clip: {high: 0.3}}\n")
+    assert recipe.advantage.kind == "group_no_std"
+    assert recipe.loss.aggregate == "constant"
+    assert (recipe.loss.clip.low, recipe.loss.clip.high) == (0.2, 0.3)
+    assert load("algorithm: dr_grpo\n", "loss.aggregate=token").loss.aggregate == "token"
+
+
+def test_overrides_read_their_values_as_yaml(load: Load) -> None:
+    recipe = load(
+        "", "optim.lr=1e-4", "eval.k=[1, 8]", "eval.samples=8", "rewards.fmt.verifier=boxed", "data.args={}",
+        "sample.stop=['\\n', Q]", "optim.betas=[0.5, 1]", "kl.coef=1", "run.dir=2026-01-31", "model.path=a=b",
+    )  # fmt: skip
+    assert recipe.optim.lr == 1e-4
+    assert recipe.eval.k == (1, 8)
+    assert recipe.rewards["fmt"].verifier == "boxed"
+    assert recipe.sample.stop == ("\\n", "Q")
+    assert recipe.optim.betas == (0.5, 1.0)
+    assert recipe.kl.coef == 1.0
+    assert recipe.run.dir == "2026-01-31"
+    assert recipe.model.path == "a=b"
+
+
+def test_numbers_of_yaml_1_2_are_numbers_in_files_too(load: Load) -> None:
+    recipe = load("optim: {lr: 3e-4, weight_decay: .5, max_grad_norm: 1}\n")
+    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.max_grad_norm) == (3e-4, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("override", ["steps=true", "steps=2.0", "steps='2'", "optim.lr=true", "eval.before=1"])
+def test_nothing_is_converted_in_silence(load: Load, override: str) -> None:
+    name = override.partition("=")[0]
+    assert problems(load, "", override)[0].startswith(f"command line: {name}: input should be a valid ")
+
+
+def test_another_kind_drops_the_settings_of_the_old_one(load: Load) -> None:
+    text = "optim: {kind: muon, momentum: 0.5, adamw_lr: 1.0}\nrewards: {answer: {verifier: math, weight: 2.0}}\n"
+    recipe = load(text, "optim.kind=adamw", "rewards.answer.kind=random")
+    assert recipe.optim == RlRecipe.model_fields["optim"].default
+    assert recipe.rewards["answer"].model_dump() == {"kind": "random", "p": 0.5, "weight": 1.0, "optional": False}
+
+
+def test_another_kind_than_the_default_drops_settings_where_no_kind_was_written(load: Load) -> None:
+    recipe = load("optim: {lr: 7.0}\nengine: {cpu_kvcache_gib: 3}\n", "optim.kind=muon", "engine.kind=hf")
+    assert recipe.optim.lr == 1e-2
+    assert recipe.engine.model_dump() == {"kind": "hf", "max_num_seqs": 512}
+    recipe = load("base: b.yaml\noptim: {kind: muon}\n", b=BASE + "optim: {lr: 7.0}\n")
+    assert recipe.optim.lr == 1e-2
+
+
+def test_the_same_kind_written_again_drops_nothing(load: Load) -> None:
+    assert load("optim: {lr: 7.0}\n", "optim.kind=adamw").optim.lr == 7.0
+
+
+def test_a_kind_that_only_chooses_a_formula_keeps_its_siblings(load: Load) -> None:
+    recipe = load("kl: {coef: 0.1, kind: k3}\nadvantage: {eps: 0.5, kind: group}\n", "kl.kind=k2")
+    assert (recipe.kl.coef, recipe.kl.kind) == (0.1, "k2")
+    assert load("advantage: {eps: 0.5}\n", "advantage.kind=group_no_std").advantage.eps == 0.5
+
+
+def test_a_generators_own_argument_named_kind_is_merged_like_any_other(load: Load) -> None:
+    below = "stage: rl\nsteps: 2\nmodel: {path: m}\ndata: {source: generator, path: g:f, args: {kind: easy, n: 5}}\n"
+    recipe = load("base: below.yaml\ndata: {args: {kind: hard}}\n", below=below)
+    assert recipe.data.args == {"kind": "hard", "n": 5}
+
+
+def test_every_section_with_kinds_has_its_default_kind_known() -> None:
+    found = {path for model in STAGES.values() for path in _unions(model, ())}
+    assert found == {path for path in _DEFAULT_TAGS if path not in (("data",), ("eval", "tasks"))}
+
+
+def _unions(model: type[BaseModel], at: tuple[str, ...]) -> set[tuple[str, ...]]:
+    found: set[tuple[str, ...]] = set()
+    for name, field in model.model_fields.items():
+        path, annotation = (*at, name), field.annotation
+        if typing.get_origin(annotation) is dict:
+            path, annotation = (*path, "*"), typing.get_args(annotation)[1]
+        if typing.get_origin(annotation) is typing.Annotated:
+            annotation = typing.get_args(annotation)[0]
+        options = [a for a in (annotation, *typing.get_args(annotation)) if isinstance(a, type)]
+        models = [a for a in options if issubclass(a, BaseModel)]
+        if len(models) > 1:
+            found.add(path)
+        for option in models:
+            found |= _unions(option, path)
+    return found
+
+
+def test_null_takes_a_reward_away(load: Load) -> None:
+    recipe = load("rewards: {a: {verifier: math}, b: {kind: random}}\n", "rewards.a=null")
+    assert list(recipe.rewards) == ["b"]
+    assert problems(load, "rewards: {a: {}}\n", "rewards.a=null") == [
+        "r.yaml: recipe: rewards must have at least one part"
+    ]
+
+
+def test_eval_tasks_may_be_a_path_whose_settings_later_layers_refine(load: Load) -> None:
+    assert load("eval: {tasks: held.jsonl}\n").eval.tasks.path == "held.jsonl"
+    recipe = load("eval: {tasks: held.jsonl}\n", "eval.tasks.limit=3")
+    assert (recipe.eval.tasks.path, recipe.eval.tasks.limit) == ("held.jsonl", 3)
+    recipe = load("eval: {tasks: {path: g:f, source: generator}}\n", "eval.tasks=held.jsonl")
+    assert (recipe.eval.tasks.path, recipe.eval.tasks.source) == ("held.jsonl", "file")
+
+
+# --- what people are told ---
+
+
+def test_all_problems_are_told_at_once_with_file_path_and_nearest_name(load: Load) -> None:
+    text = "base: b.yaml\nloss: {agregate: token}\noptim: {lr: -1.0}\n"
+    below = BASE + "rewards: {answer: {wieght: 2}}\n"
+    told = problems(load, text, "sample.group_sise=3", "engine.kind=vlm", "loss.clip.low=x", b=below)
+    assert sorted(told) == [
+        "b.yaml: rewards.answer.wieght: no such setting; did you mean rewards.answer.weight?",
+        "command line: engine.kind: must be one of 'vllm', 'hf', got vlm",
+        "command line: loss.clip.low: input should be a valid number, got 'x'",
+        "command line: sample.group_sise: no such setting; did you mean sample.group_size?",
+        "r.yaml: loss.agregate: no such setting; did you mean loss.aggregate?",
+        "r.yaml: optim.lr: input should be greater than 0, got -1.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("beta", "kl.coef"),
+        ("epsilon", "loss.clip.low"),
+        ("epsilon_high", "loss.clip.high"),
+        ("num_generations", "sample.group_size"),
+        ("max_completion_length", "sample.max_tokens"),
+        ("learning_rate", "optim.lr"),
+        ("loss_type", "loss.aggregate"),
+        ("scale_rewards", "advantage.kind"),
+        ("num_iterations", "epochs"),
+        ("max_steps", "steps"),
+        ("output_dir", "run.dir"),
+        ("use_vllm", "engine.kind"),
+        ("sample.beta", "kl.coef"),
+        ("optim.learning_rate", "optim.lr"),
+        ("model.temperature", "sample.temperature"),
+    ],
+)
+def test_names_of_trl_are_answered_with_ours(load: Load, theirs: str, ours: str) -> None:
+    assert problems(load, "", f"{theirs}=1") == [f"command line: {theirs}: no such setting; did you mean {ours}?"]
+
+
+def test_a_name_like_no_other_is_answered_with_those_that_are_known_there(load: Load) -> None:
+    (told,) = problems(load, "", "loss.zzz=1")
+    assert told == "command line: loss.zzz: no such setting; known here: aggregate, clip"
+    (told,) = problems(load, "", "zzz=1")
+    assert " schema, " in told and "schema_version" not in told
+
+
+def test_a_setting_that_is_needed_is_named(load: Load) -> None:
+    Path("bare.yaml").write_text("stage: rl\n")
+    with pytest.raises(SettingsError) as caught:
+        load_recipe("bare.yaml")
+    assert str(caught.value).splitlines() == [
+        f"bare.yaml: {name}: is needed but not set" for name in ("steps", "data", "model")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("algorithm=grpoo", "algorithm: no 'grpoo'; did you mean 'grpo'? known: grpo"),
+        ("algorithm=[grpo]", "algorithm: no ['grpo']; did you mean 'grpo'? known: grpo"),
+        ("stage=sftt", "stage: no 'sftt'; did you mean 'sft'? known: rl, sft, pretrain"),
+        ("stage=[rl]", "stage: no ['rl']; known: rl, sft, pretrain"),
+        ("stage=null", "stage: no None; known: rl, sft, pretrain"),
+        ("optim.kind=sgd", "optim.kind: must be one of 'adamw', 'muon', got sgd"),
+        ("rewards.x.kind=verifed", "rewards.x.kind: must be one of 'verified', 'random', got verifed"),
+        ("loss.aggregate=tokn", "loss.aggregate: input should be 'token', 'sequence' or 'constant', got 'tokn'"),
+        ("optim=null", "optim: input should be a valid dictionary or object to extract fields from, got None"),
+        ("rewards=null", "rewards: input should be a valid dictionary, got None"),
+        ("optim.lr=.nan", "optim.lr: input should be a finite number, got nan"),
+        ("optim.lr=.inf", "optim.lr: input should be a finite number, got inf"),
+        ("eval.k=[4]", "eval: k [4] needs samples >= 4, got 1"),
+        ("data.prompt_template=x", "data: prompt_template must contain {prompt}"),
+        ("data.columns.prmpt=x", "data.columns.prmpt: input should be 'id', 'prompt', 'gold', 'completion', "
+         "'text' or 'verifier', got 'prmpt'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_answered_with_what_is_right(load: Load, override: str, message: str) -> None:
+    (told,) = problems(load, "", override)
+    assert told.startswith(f"command line: {message}")  # further kinds may follow
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps", "command line: 'steps' must look like section.setting=value"),
+        ("=3", "command line: '=3' must look like section.setting=value"),
+        ("a..b=3", "command line: 'a..b=3' must look like section.setting=value"),
+        ("seed=a: b: c", "command line: seed: value 'a: b: c' is not valid YAML; put quotes around it"),
+        ("seed=0b_", "command line: seed: value '0b_' is not valid YAML; put quotes around it"),
+    ],
+)
+def test_an_override_that_cannot_be_read_is_shown(load: Load, override: str, message: str) -> None:
+    assert problems(load, "", override) == [message]
+
+
+def test_a_setting_that_is_set_whole_and_in_part_is_refused(load: Load) -> None:
+    assert problems(load, "", "steps=3", "steps.x=1") == ["command line: steps is set both whole and in part"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nseed: 2\n", "r.yaml:6: 'seed' is set twice (first in line 5)"),
+        ("loss: {clip: {low: 0.1, low: 0.2}}\n", "r.yaml:5: 'low' is set twice (first in line 5)"),
+        ("? [a, b]\n: c\n", "r.yaml:5: the name of a setting must be text"),
+        ("seed: [1\n", "r.yaml:6: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        ("seed: !!python/name:os.system\n", "r.yaml:5: not valid YAML: could not determine a constructor for the tag "
+         "'tag:yaml.org,2002:python/name:os.system'"),
+        ("base: 3\n", "r.yaml: base: must be the path of a recipe, got 3"),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_told_with_its_line(load: Load, text: str, message: str) -> None:
+    Path("r.yaml").write_text(BASE + text)
+    with pytest.raises(SettingsError) as caught:
+        load_recipe("r.yaml")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("content", ["\x00", "- 1\n", "", "3: 4\n", "a: " + "[" * 5000, "seed: 0b_\n"])
+def test_no_content_of_a_file_is_more_than_a_settings_error_in_one_line(load: Load, content: str) -> None:
+    Path("r.yaml").write_text(content)
+    with pytest.raises(SettingsError, match=r"^r\.yaml: [^\n]*$"):
+        load_recipe("r.yaml")
+
+
+def test_bytes_that_are_no_text_are_told(load: Load) -> None:
+    Path("r.yaml").write_bytes(b"seed: \xff\n")
+    with pytest.raises(SettingsError, match=r"^r\.yaml: cannot be read as UTF-8 text"):
+        load_recipe("r.yaml")
+
+
+def test_merge_keys_of_yaml_work(load: Load) -> None:
+    recipe = load("loss: {clip: &c {low: 0.1, high: 0.4}}\nsample: {top_k: 1}\n")
+    assert recipe.loss.clip.high == 0.4
+    recipe = load("rewards:\n  a: &a {weight: 2.0}\n  b: {<<: *a, verifier: boxed}\n")
+    assert (recipe.rewards["b"].weight, recipe.rewards["b"].verifier) == (2.0, "boxed")
+
+
+def test_a_missing_recipe_is_answered_with_the_nearest_file(load: Load) -> None:
+    Path("grpo.yaml").write_text(BASE)
+    with pytest.raises(SettingsError, match=r"^no recipe grop\.yaml; did you mean grpo\.yaml\?$"):
+        load_recipe("grop.yaml")
+    with pytest.raises(SettingsError, match=r"^no recipe far/away\.yaml \(seen from "):
+        load_recipe("far/away.yaml")
+
+
+def test_bases_in_a_circle_are_refused(load: Load) -> None:
+    (told,) = problems(load, "base: b.yaml\n", b="base: r.yaml\n")
+    assert told.startswith("r.yaml: base files go round in a circle: ")
+
+
+def test_a_recipe_for_another_command_is_told_which(load: Load) -> None:
+    with pytest.raises(SettingsError, match=r"^r\.yaml is a recipe for `rlvr train` \(stage: rl\)$"):
+        load("", stage="sft")
+    assert isinstance(load("", "stage=sft", stage="sft"), SftRecipe)
+
+
+def test_a_recipe_can_be_made_of_overrides_alone() -> None:
+    recipe = from_overrides("eval", ["model.path=m", "eval.tasks.path=t.jsonl", "engine.kind=hf"])
+    assert isinstance(recipe, EvalRecipe)
+    assert (recipe.model.path, recipe.eval.tasks and recipe.eval.tasks.path) == ("m", "t.jsonl")
+    with pytest.raises(SettingsError, match=r"^command line: recipe: eval.tasks is needed"):
+        from_overrides("eval", ["model.path=m", "eval.every=0"])
+
+
+# --- the resolved recipe ---
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+    | st.sampled_from(
+        [
+            "1e-4",
+            "3",
+            "true",
+            "null",
+            "2026-01-31",
+            ".5",
+            "-",
+            "a: b",
+            "0x1f",
+            "1_0",
+            "~",
+            "'",
+            "=",
+            "a\x85b",
+            "\u2028",
+            "<<",
+        ]
+    ),
+    lr=st.floats(min_value=1e-12, max_value=1e3),
+    k=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    args=st.dictionaries(st.text("ab1.", min_size=1, max_size=4), st.integers() | st.booleans() | st.text(max_size=4)),
+    kind=st.sampled_from(["adamw", "muon"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_resolved_recipe_is_a_recipe_that_resolves_to_the_same(
+    tmp_path_factory: pytest.TempPathFactory, text: str, lr: float, k: list[int], args: dict[str, Any], kind: str
+) -> None:
+    values: dict[str, Any] = {
+        "stage": "rl",
+        "steps": 2,
+        "algorithm": "dr_grpo",
+        "model": {"path": text},
+        "run": {"dir": text},
+        "data": {"path": text, "source": "generator", "args": args},
+        "optim": {"kind": kind, "lr": lr},
+        "eval": {"k": k, "samples": 4, "tasks": "held.jsonl", "stop": [text]},
+        "rewards": {"a": {"kind": "verified", "verifier": "boxed"}, "b": {"kind": "random", "p": 0.25}},
+    }
+    recipe = RlRecipe.model_validate(values)
+    path = tmp_path_factory.getbasetemp() / "resolved.yaml"
+    path.write_text(to_yaml(recipe), encoding="utf-8")
+    again = load_recipe(path, stage="rl")
+    assert again == recipe
+    assert to_yaml(again) == to_yaml(recipe)
+    assert yaml.safe_load(to_yaml(recipe))["model"]["path"] == text  # other readers see the same
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_describe_lists_every_setting_once_with_its_meaning(stage: str) -> None:
+    rows = describe(stage)
+    names = [name for name, _, _ in rows]
+    assert len(names) == len(set(names))
+    assert {"stage", "schema", "seed", "run.dir", "model.dtype"} <= set(names)
+    assert {name for name, _, text in rows if not text and name.split(".")[-1] not in SELF_EVIDENT} == set()
+
+
+def test_describe_tells_kinds_apart() -> None:
+    rows = {name: (default, text) for name, default, text in describe("rl")}
+    assert rows["engine.kind"] == ("vllm", "vllm; hf")
+    assert rows["engine.max_num_seqs"] == ("vllm: 256; hf: 512", "Completions sampled at the same time.")
+    assert rows["engine.cpu_kvcache_gib"] == ("1", "(vllm only) Cache on a CPU, in GiB.")
+    assert rows["optim.lr"][0] == "adamw: 1e-06; muon: 0.01"
+    assert rows["optim.warmup_steps"][0] == "0"
+    assert rows["steps"][0] == "needed"
+    with pytest.raises(SettingsError, match="did you mean 'pretrain'"):
+        describe("pretrian")
+
+
+def test_every_described_setting_can_be_set(load: Load) -> None:
+    plain = [(n, d) for n, d, _ in describe("rl") if "NAME" not in n and d.replace(".", "").isdigit()]
+    assert len(plain) > 20
+    for name, default in plain:
+        load("", f"{name}={default}", *(["eval.tasks.path=t"] if name.startswith("eval.tasks") else []), *_kind(name))
+
+
+def _kind(name: str) -> list[str]:
+    return ["optim.kind=muon"] if name in ("optim.momentum", "optim.adamw_lr") else []
+
+
+def test_loading_takes_less_than_a_second_and_no_torch() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter()\n"
+        "from rlvr.settings import load_recipe; load_recipe('recipes/arithmetic/grpo.yaml')\n"
+        "seconds = time.perf_counter() - start\n"
+        "print(seconds, [m for m in ('torch', 'transformers', 'vllm', 'numpy', 'pandas') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[1]
+    out = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    seconds, _, heavy = out.strip().partition(" ")
+    assert heavy == "[]"
+    assert float(seconds) < 1.0
