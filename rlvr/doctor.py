@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from rlvr.errors import RlvrError
+
 GIB = 1024**3
 _VLLM_SECONDS = 120.0
 _CGROUPS = Path("/sys/fs/cgroup")

@@ -6,8 +6,8 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Shao et al. 2024, DeepSeekMath, https://arxiv.org/abs/2402.03300, eq. 3 and 4.1.2: advantages over the group's
-    # standard deviation, mean over tokens then over sequences, k3 against the reference in the loss (kl.coef 0.04 there;
-    # here 0 until asked for, as with TRL).
+    # standard deviation, mean over tokens then over sequences, k3 against the reference in the loss. kl.coef is 0.04
+    # there; here 0 until asked for, as with TRL.
     "grpo": {
         "advantage": {"kind": "group"},
         "loss": {"clip": {"low": 0.2, "high": 0.2}, "aggregate": "sequence"},

@@ -2,8 +2,8 @@
 
     python tests/bench/bench_arithmetic.py [--engine vllm|hf] [--seeds 0,1,2] [--keep]
 
-Settings were chosen on the held-out seed 777; what is printed is of the recipe's own held-out seed. Prints a Markdown table,
-and one JSON object on the last line. --keep uses the stages that are already there.
+Settings were chosen on the held-out seed 777; what is printed is of the recipe's own held-out seed. Prints a Markdown
+table, and one JSON object on the last line. --keep uses the stages that are already there.
 """
 
 from __future__ import annotations
