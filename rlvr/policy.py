@@ -306,7 +306,9 @@ def _optimizers(model: PreTrainedModel, settings: AdamW | Muon) -> list[torch.op
         rest = [p for _, p in parameters]
         return [torch.optim.AdamW(rest, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)]
     # Muon is for matrices between hidden spaces; embeddings and heads are not https://kellerjordan.github.io/posts/muon/
-    outer = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+    outer = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    if (head := model.get_output_embeddings()) is not None:
+        outer.add(id(head.weight))
     matrices = [p for _, p in parameters if p.ndim == 2 and id(p) not in outer]
     rest = [p for _, p in parameters if p.ndim != 2 or id(p) in outer]
     return [

@@ -216,7 +216,7 @@ class AdamW(Settings):
     betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.95)
     weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up; linear and cosine fall to min_lr_ratio at the last step."""
+    """After the warm-up; linear and cosine fall towards min_lr_ratio, reached after the last step."""
     warmup_steps: Count = 0
     """Updates over which the rate rises from 0."""
     min_lr_ratio: Share = 0.0
@@ -336,6 +336,11 @@ class RlRecipe(TrainingRecipe):
     def _check(self) -> RlRecipe:
         if not self.rewards:
             raise ValueError("rewards must have at least one part")
+        if self.sample.top_p < 1 or self.sample.top_k:
+            raise ValueError(
+                "sample.top_p must be 1 and sample.top_k 0 for training: the trainer's log-probabilities are over "
+                f"the whole vocabulary, the sampler's would not be; got {self.sample.top_p} and {self.sample.top_k}"
+            )
         if self.updates > self.sample.groups_per_step:
             raise ValueError(
                 f"updates must be at most sample.groups_per_step ({self.sample.groups_per_step}), got {self.updates}"

@@ -114,18 +114,11 @@ class Run:
     def model_folder(self) -> Path:
         return self.folder / "model"
 
-    def truncate(self, step: int, *, evaluated: bool = True) -> None:
-        """Forget what was written after `step`, so that a resumed run writes each row once.
-
-        evaluated: whether the evaluation of `step` itself stays too; the last step's is made again.
-        """
+    def truncate(self, step: int) -> None:
+        """Forget what was written after `step`, so that a resumed run writes each row once."""
         path = self.folder / "metrics.jsonl"
         if path.is_file():
-            kept = [
-                row
-                for row in read_metrics(self.folder)
-                if row["step"] < step or (row["step"] == step and (evaluated or "step_time" in row))
-            ]
+            kept = [row for row in read_metrics(self.folder) if row["step"] <= step]
             with _as_disk_error(self.folder):
                 _write(path, "".join(json.dumps(row) + "\n" for row in kept))
         for file in (self.folder / "rollouts").glob("*.parquet"):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlvr import policy, runs
 from rlvr.engines.hf import HuggingFace
-from rlvr.errors import DataError, EngineError
+from rlvr.errors import DataError, EngineError, SettingsError
 from rlvr.loops import rl
 from rlvr.progress import Progress
 from rlvr.recipe import Model, RlRecipe
@@ -396,11 +396,11 @@ def test_a_sampler_that_keeps_old_weights_stops_the_run(
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_truncated_sampling_is_named_where_it_makes_them_disagree(
-    tiny_model: Path, plugin: str, tmp_path: Path
-) -> None:
-    with pytest.raises(EngineError, match=r"sample\.top_p=1 and sample\.top_k=5 must be 1 and 0 while training"):
-        train(make_recipe(tmp_path / "run", tiny_model, plugin, "share", "sample.top_k=5"))
+def test_truncated_sampling_is_refused_before_anything_starts(tiny_model: Path, plugin: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"sample\.top_p must be 1 and sample\.top_k 0 for training.*got 1\.0 and 5"
+    ):
+        make_recipe(tmp_path / "run", tiny_model, plugin, "share", "sample.top_k=5")
 
 
 def test_a_prompt_that_the_engine_has_no_room_for_ends_the_run_before_it_starts(

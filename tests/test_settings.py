@@ -50,9 +50,9 @@ def problems(load: Load, text: str = "", *overrides: str, **files: str) -> list[
 def test_a_file_wins_over_its_base_and_the_command_line_over_both(load: Load) -> None:
     bottom = BASE + "seed: 1\nupdates: 1\nsample: {group_size: 2, max_tokens: 10}\n"
     middle = "base: bottom.yaml\nseed: 2\nsample: {group_size: 3}\n"
-    recipe = load("base: middle.yaml\nsample: {top_k: 5}\n", "seed=9", bottom=bottom, middle=middle)
+    recipe = load("base: middle.yaml\nsample: {groups_per_step: 5}\n", "seed=9", bottom=bottom, middle=middle)
     assert (recipe.seed, recipe.updates, recipe.steps) == (9, 1, 2)
-    assert (recipe.sample.group_size, recipe.sample.max_tokens, recipe.sample.top_k) == (3, 10, 5)
+    assert (recipe.sample.group_size, recipe.sample.max_tokens, recipe.sample.groups_per_step) == (3, 10, 5)
 
 
 def test_a_base_is_looked_for_beside_the_file_that_names_it(load: Load) -> None:
@@ -299,7 +299,7 @@ def test_bytes_that_are_no_text_are_told(load: Load) -> None:
 
 
 def test_merge_keys_of_yaml_work(load: Load) -> None:
-    recipe = load("loss: {clip: &c {low: 0.1, high: 0.4}}\nsample: {top_k: 1}\n")
+    recipe = load("loss: {clip: &c {low: 0.1, high: 0.4}}\nsample: {max_tokens: 1}\n")
     assert recipe.loss.clip.high == 0.4
     recipe = load("rewards:\n  a: &a {weight: 2.0}\n  b: {<<: *a, verifier: boxed}\n")
     assert (recipe.rewards["b"].weight, recipe.rewards["b"].verifier) == (2.0, "boxed")

@@ -22,7 +22,7 @@ from rlvr.loops import setup
 from rlvr.loops.stopping import StopRequest
 from rlvr.losses import Sums, divisor, policy_loss
 from rlvr.progress import Progress, WarnOnce, warnings_in_words
-from rlvr.recipe import RlRecipe, Sample
+from rlvr.recipe import RlRecipe
 from rlvr.rewards import base as rewards_base
 from rlvr.rollout import Rollouts, Taken, group_metrics, without_unjudged
 from rlvr.runs import Run
@@ -86,7 +86,7 @@ def _train(job: _Job, encoded: Sequence[tuple[Task, tuple[int, ...]]], stop: Sto
     recipe, run, progress = job.recipe, job.run, job.progress
     reference = copy.deepcopy(job.model).requires_grad_(False) if recipe.kl.coef > 0 else None
     trained = policy.Trained(job.model, recipe.optim, recipe.steps * recipe.updates * recipe.epochs)
-    state = setup.resume(run, trained, recipe.steps, progress)
+    state = setup.resume(run, trained, progress)
     if state.step:
         job.engine.load(trained.weights(), version=state.step)
     rollouts = Rollouts(
@@ -162,6 +162,7 @@ def _update(job: _Job, trained: policy.Trained, reference: PreTrainedModel | Non
     totals: defaultdict[str, float] = defaultdict(float)
     norms = []
     parity = _Parity(recipe)
+    parity_metrics: dict[str, float] = {}
     for number, minibatch in enumerate(_minibatches(batch, len(groups), recipe, step)):
         num_tokens, num_sequences = minibatch.num_tokens, minibatch.num_sequences
         by = divisor(num_tokens, num_sequences, recipe.loss, recipe.sample.max_tokens)
@@ -174,9 +175,11 @@ def _update(job: _Job, trained: policy.Trained, reference: PreTrainedModel | Non
             sums = policy_loss(logp_BT, micro, recipe.loss, recipe.kl)
             totals["loss"] += trained.backward(sums, by)
             _add(totals, sums, float(entropy_BT.sum()))
-        if len(useful.length_B):  # where no row carries gradient, a step would only follow the old momentum
+        if number == 0:
+            parity_metrics = parity.check(step)  # before anything is learnt from completions of another policy
+        if len(useful.length_B):  # else there is no gradient to follow
             norms.append(trained.step())
-    metrics = _step_metrics(totals, norms) | parity.check(step)
+    metrics = _step_metrics(totals, norms) | parity_metrics
     firsts = adv_BT.gather(1, batch.mask_BT.float().argmax(dim=1, keepdim=True))[:, 0].tolist()
     ids = [r.id for group in groups for r in group.rollouts if any(r.completion.trained)]
     return _Learned(metrics, dict(zip(ids, firsts, strict=True)))
@@ -217,7 +220,6 @@ class _Parity:
 
     def __init__(self, recipe: RlRecipe) -> None:
         self.tolerance = recipe.parity_tolerance or _PARITY[recipe.model.dtype]
-        self.sample = recipe.sample
         self.total = self.largest = 0.0
         self.tokens = 0
 
@@ -236,17 +238,10 @@ class _Parity:
             raise EngineError(
                 f"step {step}: sampler and trainer disagree: mean |difference| of log-probabilities {mean:.2g} nats, "
                 f"at most {self.tolerance:.2g} allowed (parity_tolerance); the sampler's weights, temperature or dtype "
-                f"are not the trainer's{_truncation(self.sample)}"
+                "are not the trainer's"
             )
         name = "sampling/sampling_logp_difference"
         return {f"{name}/mean": mean, f"{name}/max": self.largest}
-
-
-def _truncation(sample: Sample) -> str:
-    """The trainer's probabilities are those of all tokens, so a sampler that leaves some out cannot agree."""
-    if sample.top_p >= 1 and not sample.top_k:
-        return ""
-    return f"; sample.top_p={sample.top_p:g} and sample.top_k={sample.top_k} must be 1 and 0 while training"
 
 
 class _Clock:

@@ -123,7 +123,7 @@ def save(run: Run, trained: Trained, state: State, keep: int) -> None:
     checkpoint.save(run.folder / "checkpoints", state.step, trained.state(), numbers, keep=keep)
 
 
-def resume(run: Run, trained: Trained, steps: int, progress: Progress) -> State:
+def resume(run: Run, trained: Trained, progress: Progress) -> State:
     """The state of the newest whole checkpoint, or the start; later rows are forgotten."""
     found = checkpoint.load_newest(run.folder / "checkpoints")
     if found is None:
@@ -136,7 +136,7 @@ def resume(run: Run, trained: Trained, steps: int, progress: Progress) -> State:
         trained.load_state(tensors, numbers["updates"])
     except ValueError as error:
         raise DataError(f"the checkpoint of step {step} in {run.folder} is of another model: {error}") from error
-    run.truncate(step, evaluated=step < steps)
+    run.truncate(step)
     progress.say(f"resuming after step {step}")
     return State(step, numbers["cursor"], numbers["tokens"], numbers["before"], numbers["seconds"])
 

@@ -60,7 +60,7 @@ def _train(
     stop: StopRequest,
 ) -> dict[str, Any]:
     trained = policy.Trained(model, recipe.optim, recipe.steps)
-    state = setup.resume(run, trained, recipe.steps, progress)
+    state = setup.resume(run, trained, progress)
     plan = BatchPlan([len(e.ids) for e in examples], recipe.batch_size, recipe.bucket, recipe.seed)
     metrics = _last_metrics(run)  # where the last step was done before the run was killed
     progress.begin(state.step)
