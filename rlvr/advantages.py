@@ -43,6 +43,11 @@ def group_advantages(reward_B: Tensor, group_B: Tensor, advantage: Advantage) ->
     return centred_B / (std_P + advantage.eps)[group_B]
 
 
+def mean_kl(batch: Batch, kl: Kl) -> float:
+    """Mean over the trained tokens of what the reward was reduced by, before the coefficient; nats."""
+    return float(_sampled_kl_B(batch, kl).sum()) / max(1, batch.num_tokens)
+
+
 def _sampled_kl_B(batch: Batch, kl: Kl) -> Tensor:
     """Summed over the tokens that the policy sampled, float64 [B]; no gradient."""
     assert batch.ref_logp_BT is not None

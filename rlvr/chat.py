@@ -81,7 +81,9 @@ def encode_tasks(
         return task, tuple(ids)
 
     encoded = _by_row(tasks, lambda rows: _prompt_ids(tokenizer, [row.prompt for row in rows]))
-    return _checked("prompts", tasks, encoded, check, "shorten the prompts, or raise engine.max_model_len", on_bad_row)
+    return _checked(
+        "prompts", tasks, encoded, check, "shorten the prompts or the limits of model and engine", on_bad_row
+    )
 
 
 def encode_demonstrations(
@@ -119,6 +121,12 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
     return text
+
+
+def cut_at_stop(text: str, stop: tuple[str, ...]) -> str | None:
+    """Text up to the first stop string, or None where there is none."""
+    places = [place for place in (text.find(s) for s in stop) if place >= 0]
+    return text[: min(places)] if places else None
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

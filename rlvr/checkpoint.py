@@ -49,8 +49,10 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
             shutil.rmtree(final)
         fresh.rename(final)
         _sync(folder)
-        for old in _newest_first(folder)[keep:]:
-            shutil.rmtree(old)
+        others = _newest_first(folder)
+        # newer ones were damaged, else the run would have gone on from them; only what is older counts
+        for path in [p for p in others if int(p.name) > step] + [p for p in others if int(p.name) < step][keep - 1 :]:
+            shutil.rmtree(path)
     except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
         shutil.rmtree(fresh, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error

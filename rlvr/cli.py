@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import rlvr
-from rlvr import settings
+from rlvr import machine, settings
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
 from rlvr.recipe import EvalRecipe, Recipe, RlRecipe, SftRecipe, TrainingRecipe
 
@@ -141,7 +141,7 @@ def _train(recipe: TrainingRecipe, path: str, resume: str) -> dict[str, Any]:
     with Run.open(recipe, path, resume) as run:
         if run.is_finished:
             print(f"{run.folder} is finished; nothing to do (set another run.dir for a new run)")
-            return read_summary(run.folder) or {}
+            return {**(read_summary(run.folder) or {}), "run": str(run.folder)}
         with Progress(f"{recipe.command} {run.folder}", recipe.steps) as progress:
             progress.say(f"run folder {run.folder}")
             summary = _loop(recipe)(recipe, run, progress)
@@ -160,41 +160,53 @@ def _loop(recipe: TrainingRecipe) -> Callable[..., dict[str, Any]]:
 
 
 def _dry_run(recipe: TrainingRecipe) -> dict[str, Any]:
-    """All that can be found out without training."""
-    from rlvr import tasks
+    """All that can be found out without weights: rows, verifiers, the model's files, the lengths of prompts."""
+    from rlvr import chat, plugins, policy, tasks
+    from rlvr.loops import setup
 
     held_out = tasks.load_tasks(recipe.eval.tasks, setting="eval.tasks").rows if recipe.eval.tasks else []
-    load = tasks.load_tasks if isinstance(recipe, RlRecipe) else tasks.load_demonstrations
-    loaded = load(recipe.data)
-    rows, num_same = tasks.exclude_prompts(loaded.rows, held_out)  # pyright: ignore[reportArgumentType]
-    if isinstance(recipe, RlRecipe | SftRecipe):
-        from rlvr.policy import check_model_path
-
-        check_model_path(recipe.model)
+    found: dict[str, Any] = {"stage": recipe.stage, "steps": recipe.steps, "held_out": len(held_out)}
+    loaded: tasks.Loaded[Any]
+    loaded = tasks.load_tasks(recipe.data) if isinstance(recipe, RlRecipe) else tasks.load_demonstrations(recipe.data)
+    rows, num_same = tasks.exclude_prompts(loaded.rows, held_out)
+    found |= {"rows": len(rows), "bad_rows": loaded.num_bad, "same_prompt": num_same}
     if isinstance(recipe, RlRecipe):
-        from rlvr.plugins import find
-
-        for name in {part.verifier for part in recipe.rewards.values() if part.kind == "verified" and part.verifier}:
-            find("verifier", name)
-    found = {"rows": len(rows), "bad_rows": loaded.num_bad, "held_out": len(held_out), "same_prompt": num_same}
+        asked = {part.verifier for part in recipe.rewards.values() if part.kind == "verified"}
+        for name in sorted({name for name in (*asked, *(task.verifier for task in (*rows, *held_out))) if name}):
+            plugins.find("verifier", name)
+    if isinstance(recipe, RlRecipe | SftRecipe):
+        tokenizer, context = policy.load_tokenizer(recipe.model)
+        on_bad_row = recipe.data.on_bad_row
+        if isinstance(recipe, RlRecipe):
+            context = setup.context_of(context, recipe.engine)
+            most = recipe.sample.max_tokens
+            kept = chat.encode_tasks(tokenizer, rows, max_tokens=most, context=context, on_bad_row=on_bad_row)
+        else:
+            kept = chat.encode_demonstrations(
+                tokenizer,
+                rows,
+                max_length=recipe.max_length or context,
+                completion_only=recipe.completion_only_loss,
+                on_bad_row=on_bad_row,
+            )
+        found["too_long"] = len(rows) - len(kept)
     print(settings.to_yaml(recipe), end="")
     print("# " + "  ".join(f"{name}: {value}" for name, value in found.items()))
-    return {"stage": recipe.stage, "steps": recipe.steps, **found}
+    return found
 
 
 def _prepare(recipe: Recipe) -> None:
     """Set what torch and vllm read from the environment when they are first imported."""
-    shares_process = False
     if isinstance(recipe, RlRecipe | EvalRecipe):
         from rlvr.engines import base, vllm
 
         base.check_installed(recipe.engine)
         if recipe.engine.kind == "vllm":
             os.environ.update(vllm.environment(recipe.engine))
-            shares_process = vllm.is_cpu_build()
-    cores = len(os.sched_getaffinity(0))
-    threads = recipe.system.threads or (1 if shares_process else cores)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = str(recipe.system.threads or max(1, int(machine.cores())))
+    # threads that wait by spinning (libgomp's default) take the cores from vLLM's own work and from other programs:
+    # a tenth of the speed on a busy machine; so short a spin costs nothing on an idle one
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -230,8 +242,9 @@ def evaluate(
 
     print(describe_evaluation(result))
     if out is not None:
-        out.with_suffix(".json").write_text(json.dumps(result, indent=1))
-        out.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        base = str(out).removesuffix(".json")
+        Path(f"{base}.json").write_text(json.dumps(result, indent=1))
+        Path(f"{base}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if as_json:
         print(json.dumps(result), flush=True)
 
@@ -278,51 +291,19 @@ def _eval_recipe(path: str | None, overrides: Sequence[str]) -> EvalRecipe:
         raise SettingsError(f"{path} is a recipe for `rlvr {recipe.command}`; eval takes one with stage eval or rl")
     if recipe.eval.tasks is None:
         raise SettingsError(f"{path}: eval.tasks is needed: a file of tasks with gold answers")
-    max_tokens = recipe.eval.max_tokens or recipe.sample.max_tokens
     return EvalRecipe(
-        model=recipe.model,
-        engine=recipe.engine,
-        scoring=recipe.scoring,
-        system=recipe.system,
-        eval=recipe.eval.model_copy(update={"max_tokens": max_tokens}),
+        model=recipe.model, engine=recipe.engine, scoring=recipe.scoring, system=recipe.system, eval=recipe.eval
     )
 
 
 def _evaluate(recipe: EvalRecipe) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     _prepare(recipe)
-    from rlvr import chat, policy, tasks
-    from rlvr.engines import base as engines
-    from rlvr.evaluate import evaluate as run_evaluation
+    from rlvr.loops.evaluation import evaluate_model
     from rlvr.progress import Progress
-    from rlvr.rewards import base as rewards_base
 
-    assert recipe.eval.tasks is not None
-    loaded = tasks.load_tasks(recipe.eval.tasks, setting="eval.tasks")
-    policy.check_model_path(recipe.model)
-    max_tokens = recipe.eval.max_tokens or 256
     with Progress("eval", 1) as progress:
-        if loaded.num_bad:
-            progress.warn(f"{loaded.num_bad} bad rows left out; the first: {loaded.bad[0]}")
-        rewards = rewards_base.build({}, recipe.scoring, 0, {t.verifier for t in loaded.rows if t.verifier})
-        try:
-            model, tokenizer = policy.load_model(recipe.model)
-            context = policy.context_length(model)
-            del model  # the engine loads its own
-            encoded = chat.encode_tasks(tokenizer, loaded.rows, max_tokens=max_tokens, context=context)
-            engine = engines.build(recipe.engine, recipe.model, tokenizer)
-            try:
-                evaluation = run_evaluation(
-                    encoded,
-                    engine,
-                    rewards.judge,
-                    recipe.eval,
-                    max_tokens=max_tokens,
-                    on_progress=lambda done, total: progress.phase(f"{done}/{total} completions"),
-                )
-            finally:
-                engine.close()
-        finally:
-            rewards.close()
+        evaluation = evaluate_model(recipe, progress)
+    assert recipe.eval.tasks is not None
     result = {"model": recipe.model.path, "tasks": recipe.eval.tasks.path, **evaluation.to_dict()}
     return result, list(evaluation.rows)
 

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -21,11 +20,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from rlvr import machine
 from rlvr.errors import RlvrError
 
 GIB = 1024**3
 _VLLM_SECONDS = 120.0
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,10 +198,10 @@ def _torch_is_cpu() -> bool:
 
 
 def _machine() -> Iterator[Check]:
-    cores = _cores()
+    cores = machine.cores()
     yield Check(name="cores", ok=True, detail=f"{cores:g} to use of {os.cpu_count()}")
 
-    limit, free = _memory()
+    limit, free = machine.memory()
     enough = free >= 4 * GIB
     yield Check(
         name="memory",
@@ -213,7 +212,7 @@ def _machine() -> Iterator[Check]:
         else "the quickstart with vLLM wants about 4 GiB; close something, or lower scoring.workers",
     )
 
-    flags = _flags()
+    flags = machine.instructions()
     known = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "bf16", "sve")
     has = [flag for flag in known if flag in flags]
     usable = "avx2" in flags or "asimd" in flags
@@ -223,66 +222,6 @@ def _machine() -> Iterator[Check]:
         detail=f"{platform.machine()}: {' '.join(has) or 'none of those we know'}",
         advice="" if usable else "vLLM on a CPU wants AVX2 or better; engine.kind=hf needs nothing special",
     )
-
-
-def _cores() -> float:
-    """Those that this process may use: affinity, and the quota of its cgroup."""
-    cores = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
-    for folder in _own_cgroups("cpu"):
-        quota, period = _words(folder / "cpu.max"), _words(folder / "cpu.cfs_period_us")
-        if not quota:
-            quota = _words(folder / "cpu.cfs_quota_us") + period
-        if len(quota) == 2 and quota[0].isdigit() and int(quota[1]) > 0:
-            cores = min(cores, int(quota[0]) / int(quota[1]))
-    return cores
-
-
-def _memory() -> tuple[int, int]:
-    """(limit, free) in bytes: the machine's, or those of the tightest cgroup that holds this process."""
-    info = dict(re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE))
-    limit, free = int(info["MemTotal"]) * 1024, int(info["MemAvailable"]) * 1024
-    for folder in _own_cgroups("memory"):
-        most = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
-        used = _words(folder / "memory.current") or _words(folder / "memory.usage_in_bytes")
-        if most and used and most[0].isdigit() and int(most[0]) < limit:
-            stat = (folder / "memory.stat").read_text() if (folder / "memory.stat").is_file() else ""
-            cache = re.search(r"^(?:total_)?inactive_file (\d+)", stat, re.MULTILINE)  # given back when asked for
-            limit = int(most[0])
-            free = min(free, limit - int(used[0]) + (int(cache[1]) if cache else 0))
-    return limit, max(free, 0)
-
-
-def _own_cgroups(controller: str) -> list[Path]:
-    """Folders of this process's cgroup and of those above it, v2 and v1; a container shows its own as the root."""
-    folders: list[Path] = []
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return folders
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = _CGROUPS / controllers if controllers else _CGROUPS
-        here = root / path.lstrip("/")
-        folders += [folder for folder in (here, *here.parents) if folder.is_dir() and folder.is_relative_to(root)]
-    return folders
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
-
-
-def _flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
-    return set(found[1].split()) if found else set()
 
 
 def _gpu() -> Iterator[Check]:

@@ -274,21 +274,20 @@ def evaluate(
     judge: Judge,
     settings: Eval,
     *,
-    max_tokens: int,
     name: str = "eval",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Sample every task `settings.samples` times (and once greedily, where on), judge, and sum up.
 
     The result depends on tasks, model and settings alone: seeds are keyed by task and sample, and neither the order of
-    completion nor the order of tasks changes a number. max_tokens holds where settings name none.
+    completion nor the order of tasks changes a number.
     on_progress(sampled, total) is called after each completion.
     DataError where there are no tasks, an id comes twice or a task names no verifier; EngineError where completions
     are missing.
     """
     _check_tasks([task for task, _ in prompts])
     start = time.perf_counter()
-    wanted, requests = _requests(prompts, settings, settings.max_tokens or max_tokens, name)
+    wanted, requests = _requests(prompts, settings, name)
     completions: dict[str, Completion] = {}
     for sample_id, completion in engine.generate(requests):
         if sample_id not in wanted or sample_id in completions:
@@ -318,7 +317,7 @@ def _check_tasks(tasks: Sequence[Task]) -> None:
 
 
 def _requests(
-    prompts: Sequence[tuple[Task, tuple[int, ...]]], settings: Eval, max_tokens: int, name: str
+    prompts: Sequence[tuple[Task, tuple[int, ...]]], settings: Eval, name: str
 ) -> tuple[dict[str, tuple[Task, int, bool]], list[Request]]:
     """{sample id: (task, sample index, greedy)} in the order of the result, and the requests for them."""
     kinds = [(name, settings.samples, settings.temperature, False)]
@@ -327,7 +326,7 @@ def _requests(
     wanted: dict[str, tuple[Task, int, bool]] = {}
     requests: list[Request] = []
     for prefix, num, temperature, greedy in kinds:
-        sampling = Sampling(temperature=temperature, max_tokens=max_tokens, stop=settings.stop)
+        sampling = Sampling(temperature=temperature, max_tokens=settings.max_tokens, stop=settings.stop)
         for task, prompt_ids in prompts:
             keys = tuple(seeds.seed_for(settings.seed, "eval", task.id, index) for index in range(num))
             request = Request(id=f"{prefix}/{task.id}", prompt_ids=prompt_ids, seeds=keys, sampling=sampling)

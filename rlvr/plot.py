@@ -58,13 +58,13 @@ _RL = (
     _Panel("Time of a step", "seconds", {"step_time": "step_time"}, from_zero=True),
 )
 _SUPERVISED = (
-    _Panel("Loss", "nats per token", {"loss": "training", "eval/loss": "held out"}),
+    _Panel("Loss", "nats per token", {"loss": "training"}),
     _Panel("Gradient norm", "norm before clipping", {"grad_norm": "gradient norm"}, from_zero=True),
     _Panel("Learning rate", "learning rate", {"lr": "lr"}),
     _Panel(
         "Throughput",
         "tokens per second",
-        {"perf/tokens_per_second": "tokens/s", "perf/throughput": "tokens/s", "tokens_per_second": "tokens/s"},
+        {"perf/tokens_per_second": "tokens/s"},
         from_zero=True,
     ),
     _Panel("Time of a step", "seconds", {"step_time": "step_time"}, from_zero=True),

@@ -8,21 +8,25 @@ from __future__ import annotations
 import difflib
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rlvr.errors import DataError, DiskError, NonFiniteError, SettingsError
 from rlvr.losses import Sums
 from rlvr.recipe import AdamW, BpeTokenizer, Model, Muon, NewModel
+from rlvr.settings import load_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TILE_LOGITS = 2**26
+"""Logits that exist at the same time: 256 MiB in float32, times the few copies that a softmax takes."""
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -54,14 +58,34 @@ def load_model(settings: Model) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
+def load_tokenizer(settings: Model) -> tuple[Any, int | None]:
+    """(tokenizer, longest sequence in tokens that the model was made for), without weights. DataError as load_model."""
+    from transformers import AutoTokenizer
+
+    check_model_path(settings)
+    config = _load_config(settings.path)
+    _check_architecture(config, settings.path)
+    try:
+        return AutoTokenizer.from_pretrained(settings.path), getattr(config, "max_position_embeddings", None)
+    except Exception as error:  # tokenizers raises its own kinds
+        raise DataError(f"model.path {settings.path}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
 def check_model_path(settings: Model) -> None:
     """DataError where a local folder is absent or holds no safetensors; a Hugging Face name passes."""
     path = Path(settings.path)
     if not path.exists():
         if settings.made_by:
-            stage = "pretrain" if "pretrain" in settings.made_by else "sft"
+            try:
+                command = load_recipe(settings.made_by).command
+            except SettingsError as error:
+                raise DataError(
+                    f"model.path {settings.path} does not exist yet, nor can model.made_by be read: "
+                    f"{_first_line(error)}"
+                ) from error
             raise DataError(
-                f"model.path {settings.path} does not exist yet; make it with: rlvr {stage} {settings.made_by}"
+                f"model.path {settings.path} does not exist yet; make it with: rlvr {command} {settings.made_by} "
+                f"run.dir={path.parent}"
             )
         is_name = settings.path.count("/") <= 1 and not settings.path.startswith((".", "/", "~", "runs/"))
         if not is_name:
@@ -123,7 +147,7 @@ def new_model(settings: NewModel, texts: Iterator[str], seed: int) -> tuple[Any,
         config = AutoConfig.for_model(settings.architecture, **{**fixed, **settings.config})
         _check_names(settings, AutoConfig.for_model(settings.architecture).to_dict())
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=DTYPES[settings.dtype])
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise DataError(
             f"model.architecture {settings.architecture} with model.config: {_first_line(error)}"
@@ -157,29 +181,54 @@ def logprobs(
 
     Rows are right-padded; only masked positions pass the output head. The entropy carries no gradient.
     """
-    logits_NV, target_N = _scored(model, ids_BT, mask_BT)
-    all_logp_NV = torch.log_softmax(logits_NV / temperature, dim=-1)
-    logp_N = all_logp_NV.gather(1, target_N[:, None])[:, 0]
-    with torch.no_grad():
-        entropy_N = -(all_logp_NV.exp() * all_logp_NV).sum(dim=-1)
+
+    def score(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+        all_logp_NV = torch.log_softmax(logits_NV / temperature, dim=-1)
+        with torch.no_grad():
+            entropy_N = -(all_logp_NV.exp() * all_logp_NV).sum(dim=-1)
+        return all_logp_NV.gather(1, target_N[:, None])[:, 0], entropy_N
+
+    logp_N, entropy_N = _by_tile(model, ids_BT, mask_BT, score)
     return _spread(logp_N, mask_BT), _spread(entropy_N, mask_BT)
 
 
 def cross_entropy(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> Sums:
     """Summed -log p of the masked ids, nats, to be divided by the optimizer step's tokens; and tokens guessed right."""
-    logits_NV, target_N = _scored(model, ids_BT, mask_BT)
-    loss = torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="sum")
-    right = float((logits_NV.argmax(dim=-1) == target_N).sum())
+
+    def score(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+        loss_N = torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="none")
+        return loss_N, logits_NV.detach().argmax(dim=-1) == target_N
+
+    loss_N, right_N = _by_tile(model, ids_BT, mask_BT, score)
     sequences = int(mask_BT.any(dim=1).sum())
-    return Sums(loss=loss, tokens=len(target_N), sequences=sequences, metrics={"mean_token_accuracy": right})
+    metrics = {"mean_token_accuracy": float(right_N.sum())}
+    return Sums(loss=loss_N.sum(), tokens=len(loss_N), sequences=sequences, metrics=metrics)
 
 
-def _scored(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """(float32 logits_NV, target_N): the logits that predict each masked id."""
+def _by_tile(
+    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """score(float32 logits_NV, target_N) over the logits that predict each masked id, TILE_LOGITS of them at a time.
+
+    Where one tile does not hold them, each tile's logits are made again in the backward pass instead of being kept.
+    """
     # right padding under a causal mask: no real token sees a padded one, so no attention mask is needed
     hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
     target_BT = mask_BT[:, 1:]
-    return head_logits(model, hidden_BTD[:, :-1][target_BT]).float(), ids_BT[:, 1:][target_BT]
+    hidden_ND, target_N = hidden_BTD[:, :-1][target_BT], ids_BT[:, 1:][target_BT]
+
+    def tile(hidden_ND: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+        return score(head_logits(model, hidden_ND).float(), target_N)
+
+    rows = max(1, TILE_LOGITS // model.config.get_text_config().vocab_size)
+    if len(target_N) <= rows:
+        return tile(hidden_ND, target_N)
+    tiles = [
+        checkpoint(tile, *part, use_reentrant=False)
+        for part in zip(hidden_ND.split(rows), target_N.split(rows), strict=True)
+    ]
+    first, second = zip(*tiles, strict=True)
+    return torch.cat(first), torch.cat(second)
 
 
 def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
@@ -212,7 +261,7 @@ class Trained:
         self.settings = settings
         self.total_updates = total_updates
         self.updates = 0
-        """Optimizer updates done; with the settings it fixes the learning rate."""
+        """Optimizer updates done or skipped; with the settings it fixes the learning rate."""
         self.optimizers = _optimizers(model, settings)
         self._base_lr = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
 
@@ -242,6 +291,10 @@ class Trained:
             optimizer.zero_grad(set_to_none=True)
         self.updates += 1
         return {"grad_norm": norm, "lr": self.settings.lr * factor}
+
+    def skip(self) -> None:
+        """Count an update without gradient: no weight moves, not even along the old momentum, but the schedule does."""
+        self.updates += 1
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) as in the model's file: a tied head is not named twice."""
@@ -289,12 +342,12 @@ class Trained:
 
 
 def lr_factor(settings: AdamW | Muon, update: int, total: int) -> float:
-    """Share of the base rate in update 0..total-1: linear warm-up, then the schedule down to min_lr_ratio.
+    """Share of the base rate in update 0..total-1: linear warm-up, after it the schedule down to min_lr_ratio.
 
     A pure function of the update's number, so that a resumed run needs no scheduler state.
     """
     warm = min(1.0, (update + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    done = update / max(1, total)
+    done = max(0, update - settings.warmup_steps) / max(1, total - settings.warmup_steps)
     fall = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[settings.schedule]
     floor = 0.0 if settings.schedule == "constant" else settings.min_lr_ratio
     return warm * (fall * (1 - floor) + floor)

@@ -11,13 +11,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "grpo": {
         "advantage": {"kind": "group"},
         "loss": {"clip": {"low": 0.2, "high": 0.2}, "aggregate": "sequence"},
-        "kl": {"kind": "k3", "where": "loss"},
+        "kl": {"where": "loss", "kind": "k3"},
     },
     # Liu et al. 2025, Understanding R1-Zero-Like Training, https://arxiv.org/abs/2503.20783, section 3.2: no standard
     # deviation, every token divided by the same constant (sample.max_tokens), no reference.
     "dr_grpo": {
         "advantage": {"kind": "group_no_std"},
         "loss": {"clip": {"low": 0.2, "high": 0.2}, "aggregate": "constant"},
-        "kl": {"kind": "k3", "where": "loss"},
     },
 }

@@ -34,7 +34,7 @@ class Model(Settings):
     path: str
     """Folder or Hugging Face name of a causal language model (safetensors)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights that are trained."""
+    """Of the weights. Training takes float32 alone: a step of the optimizer is lost in bfloat16's rounding."""
     made_by: str | None = None
     """Recipe that makes `path`; named where the folder is absent."""
 
@@ -63,8 +63,6 @@ class NewModel(Settings):
     config: dict[str, Any] = {}
     """Its configuration (hidden_size, num_hidden_layers, ...); vocab_size, special tokens come from the tokenizer."""
     tokenizer: BytesTokenizer | BpeTokenizer | PathTokenizer = Field(default=BytesTokenizer(), discriminator="kind")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights that are trained."""
 
 
 class Data(Settings):
@@ -136,9 +134,6 @@ class Sample(Settings):
     temperature: PositiveFloat = 1.0
     max_tokens: PositiveInt = 256
     """Longest completion (TRL: max_completion_length)."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Count = 0
-    """0 keeps all."""
     stop: Strings = ()
     """Strings that end a completion."""
 
@@ -223,7 +218,7 @@ class AdamW(Settings):
     """Share of lr that linear and cosine end at."""
     max_grad_norm: PositiveFloat = 1.0
     """A longer gradient is shortened to this."""
-    micro_tokens: PositiveInt = 32768
+    micro_tokens: PositiveInt = 8192
     """Padded tokens per forward; the result does not depend on it."""
 
 
@@ -240,9 +235,18 @@ class Muon(AdamW):
 Optim = Annotated[AdamW | Muon, Field(discriminator="kind")]
 
 
-class Eval(Settings):
+class HeldOut(Settings):
     tasks: Data | None = None
-    """Held-out tasks: a path, or a mapping as under data. Their prompts are kept out of training."""
+    """Held-out tasks: a path, or a mapping as under data. Their prompts are kept out of training. What is not set of
+    columns, verifier, system, as_chat and prompt_template is as in data."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Eval(HeldOut):
     every: Count = 0
     """Steps between evaluations while training; 0: never."""
     before: bool = True
@@ -256,17 +260,12 @@ class Eval(Settings):
     greedy: bool = True
     """Also one completion at temperature 0."""
     temperature: PositiveFloat = 1.0
-    max_tokens: PositiveInt | None = None
-    """Without it sample.max_tokens, or 256."""
+    max_tokens: PositiveInt = 256
+    """Longest completion; in a recipe for training as sample.max_tokens."""
     seed: Count = 0
     """Of the sampling; apart from the run's, so that runs are compared on the same draws."""
     stop: Strings = ()
-    """Strings that end a completion."""
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _from_path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+    """Strings that end a completion; in a recipe for training as sample.stop."""
 
     @model_validator(mode="after")
     def _check(self) -> Eval:
@@ -276,7 +275,7 @@ class Eval(Settings):
 
 
 class Checkpoint(Settings):
-    every: Count = 0
+    every: Count = 50
     """Steps between checkpoints; 0: only where the run is stopped."""
     keep: PositiveInt = 2
     """Newest checkpoints that stay."""
@@ -284,7 +283,7 @@ class Checkpoint(Settings):
 
 class System(Settings):
     threads: PositiveInt | None = None
-    """Of torch; without it 1 where vLLM shares the process on a CPU (its threads spin), else all cores."""
+    """Of torch (and of vLLM, where it shares the process); without it all cores."""
 
 
 class Recipe(Settings):
@@ -306,8 +305,15 @@ class TrainingRecipe(Recipe):
     """Optimizer steps (TRL: max_steps)."""
     data: Data
     optim: Optim = AdamW()
-    eval: Eval = Eval()
+    eval: HeldOut = HeldOut()
     checkpoint: Checkpoint = Checkpoint()
+
+
+def _check_dtype(model: Model) -> None:
+    if model.dtype != "float32":
+        raise ValueError(
+            f"model.dtype must be float32 for training (an optimizer's step is lost in the rounding of {model.dtype})"
+        )
 
 
 class RlRecipe(TrainingRecipe):
@@ -318,6 +324,7 @@ class RlRecipe(TrainingRecipe):
     """A preset (presets.py): settings of advantage, loss and kl that the recipe may override."""
     engine: Engine = VllmEngine()
     sample: Sample = Sample()
+    eval: Eval = Eval()  # pyright: ignore[reportIncompatibleVariableOverride]
     rewards: dict[str, Reward] = {"answer": VerifiedReward()}
     """Parts by name; the reward is their weighted sum."""
     scoring: Scoring = Scoring()
@@ -328,19 +335,16 @@ class RlRecipe(TrainingRecipe):
     """Optimizer updates per step, each on an equal share of the groups."""
     epochs: PositiveInt = 1
     """Passes over a step's groups (TRL: num_iterations)."""
-    parity_tolerance: PositiveFloat | None = None
-    """Largest mean difference of the sampler's and the trainer's log-probabilities in nats, beyond which the run stops;
-    without it 1e-3 for float32, 0.1 for bfloat16."""
+    parity_tolerance: PositiveFloat = 1e-3
+    """Largest mean difference of the sampler's and the trainer's log-probabilities, nats; beyond it the run stops."""
 
     @model_validator(mode="after")
     def _check(self) -> RlRecipe:
+        _check_dtype(self.model)
         if not self.rewards:
             raise ValueError("rewards must have at least one part")
-        if self.sample.top_p < 1 or self.sample.top_k:
-            raise ValueError(
-                "sample.top_p must be 1 and sample.top_k 0 for training: the trainer's log-probabilities are over "
-                f"the whole vocabulary, the sampler's would not be; got {self.sample.top_p} and {self.sample.top_k}"
-            )
+        if not any(part.weight for part in self.rewards.values()):
+            raise ValueError("rewards must have a part whose weight is not 0")
         if self.updates > self.sample.groups_per_step:
             raise ValueError(
                 f"updates must be at most sample.groups_per_step ({self.sample.groups_per_step}), got {self.updates}"
@@ -363,6 +367,11 @@ class SftRecipe(SupervisedRecipe):
     model: Model
     completion_only_loss: bool = True
     """No loss on prompt tokens."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SftRecipe:
+        _check_dtype(self.model)
+        return self
 
 
 class PretrainRecipe(SupervisedRecipe):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlvr.errors import EngineError
+from rlvr.errors import DataError, EngineError
 from rlvr.recipe import Sample
 from rlvr.seeds import seed_for
 from rlvr.tasks import TaskStream
@@ -60,7 +60,10 @@ class Rollouts:
         self.on_progress = on_progress
 
     def take(self, step: int) -> Taken:
-        """sample.groups_per_step judged groups of fresh completions; fewer only where refills do not help."""
+        """sample.groups_per_step judged groups of fresh completions; fewer only where refills do not help.
+
+        DataError where not one group could be judged.
+        """
         taken = Taken([])
         drawn: Counter[str] = Counter()  # a task drawn twice in a step gets further sample numbers
         for _ in range(1 + MAX_REFILLS):
@@ -71,6 +74,8 @@ class Rollouts:
             self.cursor += missing
             for group in self._sample_and_score(step, tasks, drawn, taken):
                 (taken.groups if group.num_judged >= 2 else taken.set_aside).append(group)
+        if not taken.groups:
+            raise DataError(_why_unjudged(step, taken.set_aside))
         return taken
 
     def _sample_and_score(self, step: int, tasks: Sequence[Task], drawn: Counter[str], taken: Taken) -> list[Group]:
@@ -120,8 +125,6 @@ def sampling(sample: Sample) -> Sampling:
     return Sampling(
         temperature=sample.temperature,
         max_tokens=sample.max_tokens,
-        top_p=sample.top_p,
-        top_k=sample.top_k,
         stop=sample.stop,
     )
 
@@ -147,24 +150,41 @@ def without_unjudged(group: Group) -> Group:
     return replace(group, rollouts=tuple(r for r in group.rollouts if r.reward is not None))
 
 
+def _is_unextracted(rollout: Rollout) -> bool:
+    """A part says that there is no answer, and none found one."""
+    verdicts = rollout.verdicts.values()
+    return any(v.outcome == "no_answer" for v in verdicts) and all(v.answer is None for v in verdicts)
+
+
+def _why_unjudged(step: int, groups: Sequence[Group]) -> str:
+    verdicts = [
+        v for group in groups for r in group.rollouts for v in r.verdicts.values() if v.score is None and v.reason
+    ]
+    reasons = Counter(f"{v.verifier}: {v.reason}" for v in verdicts)
+    why = f"; most often {reasons.most_common(1)[0][0]}" if reasons else ""
+    return f"step {step}: none of {len(groups)} groups could be judged, so there is nothing to learn from{why}"
+
+
 def group_metrics(taken: Taken) -> dict[str, float]:
     """TRL's names: reward, reward_std, frac_reward_zero_std, rewards/PART/mean|std, completions/*; ours beside them."""
     everything = [r for group in (*taken.groups, *taken.set_aside) for r in group.rollouts]
     rewards_P = [[r.reward for r in group.rollouts if r.reward is not None] for group in taken.groups]
     spread_P = [float(np.std(rewards, ddof=1)) for rewards in rewards_P]
     metrics = {
+        "num_groups": float(len(taken.groups)),
         "reward": _mean([reward for rewards in rewards_P for reward in rewards]),
         "reward_std": _mean(spread_P),
         "frac_reward_zero_std": _mean([max(rewards) == min(rewards) for rewards in rewards_P]),
         "reward/unjudged_ratio": _mean([r.reward is None for r in everything]),
-        "reward/unextracted": _mean([all(v.outcome == "no_answer" for v in r.verdicts.values()) for r in everything]),
+        "reward/unextracted": _mean([_is_unextracted(r) for r in everything]),
         "reward/groups_set_aside": float(len(taken.set_aside)),
     }
     for part in everything[0].verdicts if everything else ():
         verdicts = [r.verdicts[part] for r in everything]
         scores = [v.score for v in verdicts if v.score is not None]
-        metrics[f"rewards/{part}/mean"] = _mean(scores)
-        metrics[f"rewards/{part}/std"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
+        if scores:  # a mean of nothing would look like the model's zero
+            metrics[f"rewards/{part}/mean"] = _mean(scores)
+            metrics[f"rewards/{part}/std"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
         for outcome, count in sorted(Counter(v.outcome for v in verdicts).items()):
             metrics[f"verdicts/{part}/{outcome}"] = count / len(verdicts)
     lengths = [len(r.completion.token_ids) for r in everything]

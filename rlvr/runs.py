@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import yaml
 
+from rlvr import machine
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
 from rlvr.recipe import Recipe, TrainingRecipe
 from rlvr.settings import to_yaml
@@ -69,7 +70,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             run._take_lock()
             run._check(resume)
-            if run.has_begun and not run.is_finished:
+            if run.has_begun:
                 _check_same_settings(read_recipe(folder), recipe, folder)
             if not run.is_finished:
                 _write(folder / "env.json", json.dumps(_environment(recipe), indent=1))
@@ -332,7 +333,7 @@ def _text(value: str) -> str:
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-_HARMLESS = ("run", "system", "checkpoint")
+_HARMLESS = ("run", "checkpoint")
 """Sections that change no number of a run."""
 
 
@@ -347,8 +348,8 @@ def _check_same_settings(old: dict[str, Any], recipe: Recipe, folder: Path) -> N
     ]
     if changed:
         raise SettingsError(
-            f"run.dir {folder} holds an unfinished run with other settings ({'; '.join(changed)}); resume it with its "
-            "own or set another run.dir"
+            f"run.dir {folder} holds a run with other settings ({'; '.join(changed)}); give it its own or set another "
+            "run.dir"
         )
 
 
@@ -407,20 +408,10 @@ def _environment(recipe: Recipe) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "cpu": _cpu_flags(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": sorted(flag for flag in machine.instructions() if flag.startswith(("avx", "amx", "fma"))),
+        "cores": machine.cores(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "packages": versions,
         "command": sys.argv,
         "steps": recipe.steps if isinstance(recipe, TrainingRecipe) else None,
     }
-
-
-def _cpu_flags() -> list[str]:
-    """The instruction sets that choose between numeric kernels."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return []
-    flags = next((line.split(":", 1)[1].split() for line in text.splitlines() if line.startswith("flags")), [])
-    return sorted(flag for flag in flags if flag.startswith(("avx", "amx", "fma")))

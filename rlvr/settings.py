@@ -34,6 +34,10 @@ _DEFAULT_TAGS: dict[tuple[str, ...], tuple[str, str]] = {
     ("model", "tokenizer"): ("kind", "bytes"),
     ("rewards", "*"): ("kind", "verified"),
 }
+_AS_IN_DATA = ("columns", "verifier", "system", "as_chat", "prompt_template")
+"""Of eval.tasks: what the rows of training and evaluation have in common."""
+_AS_IN_SAMPLE = ("max_tokens", "stop")
+"""Of eval: what the completions of training and evaluation have in common."""
 _KEEPS_NULL = ("rewards",)  # sections by name, where null means: take this one away
 _ELSEWHERE = {
     # what the setting is called in TRL (and verl, where the name is its own): ours
@@ -127,13 +131,48 @@ def build(values: dict[str, Any], origins: dict[_Path, str], *, stage: str | Non
         algorithm = values.get("algorithm", "grpo")
         if not isinstance(algorithm, str) or algorithm not in PRESETS:
             raise SettingsError(f"{_origin(('algorithm',), origins, file)}: algorithm: {_one_of(algorithm, PRESETS)}")
-        values = _merge(PRESETS[algorithm], values, origins, None, ())
+        values = _merge(_preset(algorithm, values), values, origins, None, ())
+    written, values = values, _with_data_for_evaluation(values)
     values = {section: _without_nulls(section, value) for section, value in values.items()}
     try:
         return STAGES[name].model_validate(values)
     except ValidationError as error:
-        problems = dict.fromkeys(_explain(problem, values, origins, STAGES[name], file) for problem in error.errors())
+        told = [problem for problem in error.errors() if not _is_of_a_copy(problem["loc"], written)]
+        problems = dict.fromkeys(_explain(problem, values, origins, STAGES[name], file) for problem in told)
         raise SettingsError("\n".join(problems)) from None
+
+
+def _preset(algorithm: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The preset's settings; its estimator of kl is meant for the place that it names, and for no other."""
+    preset = PRESETS[algorithm]
+    asked, kl = values.get("kl"), preset.get("kl", {})
+    if isinstance(asked, dict) and asked.get("where", kl.get("where")) != kl.get("where"):
+        return {section: settings for section, settings in preset.items() if section != "kl"}
+    return preset
+
+
+def _with_data_for_evaluation(values: dict[str, Any]) -> dict[str, Any]:
+    """Held-out tasks are asked, judged and cut like those trained on, but for what the recipe says of them."""
+    held_out, data, sample = values.get("eval", {}), values.get("data"), values.get("sample")
+    if not isinstance(held_out, dict):
+        return values
+    if isinstance(sample, dict):
+        held_out = {name: sample[name] for name in _AS_IN_SAMPLE if name in sample} | held_out
+    tasks = held_out.get("tasks")
+    tasks = {"path": tasks} if isinstance(tasks, str) else tasks
+    if isinstance(tasks, dict) and isinstance(data, dict):
+        tasks = {name: data[name] for name in _AS_IN_DATA if name in data} | tasks
+    return {**values, "eval": {**held_out, "tasks": tasks}} if tasks or held_out else values
+
+
+def _is_of_a_copy(at: tuple[int | str, ...], written: dict[str, Any]) -> bool:
+    """Whether a problem is of a setting that evaluation has from data or sample: there it is told too."""
+    if at[:1] != ("eval",) or len(at) < 2:
+        return False
+    section, name, copied = written.get("eval"), at[1], _AS_IN_SAMPLE
+    if at[1] == "tasks" and len(at) > 2:
+        section, name, copied = section.get("tasks") if isinstance(section, dict) else None, at[2], _AS_IN_DATA
+    return name in copied and not (isinstance(section, dict) and name in section)
 
 
 def to_yaml(recipe: Recipe) -> str:

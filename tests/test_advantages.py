@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.advantages import compute, group_advantages
+from rlvr.advantages import compute, group_advantages, mean_kl
 from rlvr.batching import Batch, make_batch
 from rlvr.recipe import Advantage, Kl
 from rlvr.types import Completion, Group, Rollout, Task
@@ -121,3 +121,12 @@ def test_divergence_in_the_reward_is_that_of_the_old_policy_where_it_is_known() 
 def test_divergence_in_the_loss_leaves_the_rewards_alone() -> None:
     batch = replace(batch_of([1.0, 0.0]), ref_logp_BT=torch.full((2, 3), -5.0))
     assert compute(batch, NO_STD, Kl(coef=1.0, where="loss"))[0][:, 1].tolist() == [0.5, -0.5]
+
+
+@pytest.mark.parametrize(("kind", "each"), [(None, 0.5), ("k1", 0.5), ("k2", 0.125), ("k3", math.expm1(-0.5) + 0.5)])
+def test_the_kl_that_is_told_is_the_mean_over_tokens_before_its_coefficient(kind: str | None, each: float) -> None:
+    batch = batch_of([1.0, 0.0], num_tokens=3)
+    batch = replace(batch, ref_logp_BT=torch.where(batch.mask_BT, batch.sampler_logp_BT - 0.5, 9.0))
+    assert mean_kl(batch, Kl(coef=7.0, kind=kind, where="reward")) == pytest.approx(each, rel=1e-6)  # type: ignore[arg-type]
+    half = replace(batch, old_logp_BT=batch.sampler_logp_BT - 0.5)  # the trainer's own go before the sampler's
+    assert mean_kl(half, Kl(coef=7.0, kind=kind, where="reward")) == pytest.approx(0.0, abs=1e-7)  # type: ignore[arg-type]

@@ -74,6 +74,19 @@ def test_the_newest_is_chosen_by_number_and_the_oldest_are_pruned(tmp_path: Path
     assert assert_loads(tmp_path, 1_000_000) == []
 
 
+def test_a_damaged_newer_one_goes_and_the_new_one_is_never_pruned(tmp_path: Path) -> None:
+    save(tmp_path, 1, 5, 8, 9)
+    for name in ("000008", "000009"):
+        (tmp_path / name / "state.json").write_text("damaged")
+    assert len(assert_loads(tmp_path, 5)) == 2
+    save(tmp_path, 6, keep=2)  # the run went on from 5
+    assert names(tmp_path) == ["000005", "000006"]
+    assert assert_loads(tmp_path, 6) == []
+    shutil.copytree(tmp_path / "000005", tmp_path / "000007")
+    save(tmp_path, 6, keep=1)
+    assert names(tmp_path) == ["000006"]
+
+
 def test_saving_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     save(tmp_path, 3)
     (tmp_path / "000003" / "state.json").write_text("damaged")

@@ -213,13 +213,41 @@ def test_data_that_cannot_be_used_ends_the_run_before_it_starts(
     assert not Path("out").exists()
 
 
-def test_a_prompt_longer_than_the_context_is_told_with_its_row(call: Call, tiny_model: Path) -> None:
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_prompt_longer_than_the_context_is_told_with_its_row(call: Call, tiny_model: Path, dry: bool) -> None:
     recipe = write_recipe("r.yaml", "rl", tiny_model)
     write_rows("rl.jsonl", [*TASKS, {"id": "long", "prompt": "x" * 256, "gold": "1"}])
-    said = call("train", recipe)
+    said = call("train", recipe, *(["--dry-run"] if dry else []))
     assert said.code == 3
     assert "long: prompt has 256 tokens; at most 255 leave room for a completion of up to 4 tokens" in said.err
     assert not Path("out").exists()
+
+
+def test_rows_that_are_too_long_are_left_out_where_bad_rows_are(call: Call, tiny_model: Path) -> None:
+    recipe = write_recipe("r.yaml", "rl", tiny_model)
+    write_rows("rl.jsonl", [*TASKS, {"id": "long", "prompt": "x" * 256, "gold": "1"}])
+    skip = "data.on_bad_row=skip"
+    found = last_json(call("train", recipe, skip, "--dry-run", "--json"))
+    assert (found["rows"], found["bad_rows"], found["too_long"]) == (7, 0, 1)
+    said = call("train", recipe, skip, "--json")
+    assert "1 tasks left out: their prompts leave no room in 256 tokens" in said.out + said.err
+    summary = last_json(said)
+    assert summary["steps"] == 1
+    assert summary["warnings"] >= 1
+    recipe = write_recipe("s.yaml", "sft", tiny_model, run={"dir": "supervised"}, max_length=20)
+    write_rows("sft.jsonl", [*DEMONSTRATIONS, {"id": "long", "prompt": "x" * 20, "completion": "y"}])
+    assert "long: has 22 tokens" in call("sft", recipe, "--dry-run").err
+    assert last_json(call("sft", recipe, skip, "--dry-run", "--json"))["too_long"] == 1
+    said = call("sft", recipe, skip, "--json")
+    assert "1 demonstrations left out: they are too long" in said.out + said.err
+    assert last_json(said)["warnings"] >= 1
+
+
+def test_a_dry_run_looks_at_the_verifier_of_every_row(call: Call, tiny_model: Path) -> None:
+    recipe = write_recipe("r.yaml", "rl", tiny_model)
+    write_rows("rl.jsonl", [*TASKS, {"id": "odd", "prompt": "x", "gold": "1", "verifier": "exactt"}])
+    line = one_line(call("train", recipe, "--dry-run"), 2)
+    assert line.startswith("no verifier named 'exactt'; did you mean 'exact'?")
 
 
 # --- models ---
@@ -228,9 +256,14 @@ def test_a_prompt_longer_than_the_context_is_told_with_its_row(call: Call, tiny_
 def test_a_model_that_is_missing_is_told(call: Call) -> None:
     said = call("train", write_recipe("r.yaml", "rl", "./nowhere"))
     assert one_line(said, 3).startswith("model.path ./nowhere: no such folder (seen from ")
-    said = call("sft", write_recipe("r.yaml", "sft", "runs/a/model"), "model.made_by=pretrain.yaml")
-    assert one_line(said, 3) == (
-        "model.path runs/a/model does not exist yet; make it with: rlvr pretrain pretrain.yaml"
+    recipe, made_by = write_recipe("r.yaml", "sft", "runs/a/model"), "model.made_by=p.yaml"
+    assert one_line(call("sft", recipe, made_by), 3) == (
+        "model.path runs/a/model does not exist yet, nor can model.made_by be read: "
+        "no recipe p.yaml; did you mean r.yaml?"
+    )
+    Path("p.yaml").write_text("stage: pretrain\nsteps: 1\ndata: {path: d}\n")
+    assert one_line(call("sft", recipe, made_by), 3) == (
+        "model.path runs/a/model does not exist yet; make it with: rlvr pretrain p.yaml run.dir=runs/a"
     )
 
 
@@ -319,11 +352,13 @@ def last_json(said: Said) -> Any:
 def test_a_finished_run_says_so_and_does_nothing(call: Call, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished)
     before = {p: p.stat().st_mtime_ns for p in Path("out").rglob("*") if p.is_file() and p.name != ".lock"}
-    said = call("sft", "r.yaml", "seed=5", "--json")
+    line = one_line(call("sft", "r.yaml", "seed=5"), 2)
+    assert line == "run.dir out holds a run with other settings (seed: 0 -> 5); give it its own or set another run.dir"
+    said = call("sft", "r.yaml", "--json")
     assert said.out.startswith("out is finished; nothing to do (set another run.dir for a new run)\n")
     summary = last_json(said)
-    assert (summary["steps"], summary["model"]) == (2, "out/model")
-    assert {"steps", "seconds", "tokens"} <= set(summary)
+    assert (summary["steps"], summary["model"], summary["run"]) == (2, "out/model", "out")
+    assert {"steps", "seconds", "tokens", "warnings"} <= set(summary)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     line = one_line(call("sft", "r.yaml", "--resume", "never"), 2)
     assert line.startswith("run.dir out holds a finished run and --resume is never")
@@ -418,6 +453,29 @@ def test_eval_prints_the_figures_that_scripts_read(call: Call, tiny_model: Path)
     )
     assert json.loads(Path("res.json").read_text()) == found
     assert len(Path("res.jsonl").read_text().splitlines()) == 12
+
+
+def test_eval_loads_the_model_once_and_keeps_the_dots_of_out(
+    call: Call, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlvr import policy
+    from rlvr.engines import hf
+
+    loaded: list[str] = []
+    load = policy.load_model
+    for module in (policy, hf):
+        monkeypatch.setattr(module, "load_model", lambda settings: (loaded.append(settings.path), load(settings))[1])
+    write_rows("held.jsonl", TASKS)
+    common = ("eval", "--model", tiny_model, "--tasks", "held.jsonl", "--engine", "hf", "--max-tokens", "2")
+    found = last_json(call(*common, "--out", "v1.2", "--json"))
+    assert loaded == [str(tiny_model)]
+    assert json.loads(Path("v1.2.json").read_text()) == found
+    assert len(Path("v1.2.jsonl").read_text().splitlines()) == 12  # one sampled, one greedy
+    assert call(*common, "--out", "v1.3.json").code == 0
+    assert sorted(p.name for p in Path().glob("v1.3*")) == ["v1.3.json", "v1.3.jsonl"]
+    write_rows("held.jsonl", [*TASKS, {"id": "long", "prompt": "x" * 256, "gold": "1"}])
+    assert "long: prompt has 256 tokens" in call(*common).err
+    assert last_json(call(*common, "--json", "eval.tasks.on_bad_row=skip"))["n_tasks"] == 6
 
 
 def test_eval_finds_out_early_that_its_result_has_no_place(call: Call) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr import doctor
+from rlvr import doctor, machine
 from rlvr.doctor import GIB, Check, render
 
 
@@ -88,7 +88,7 @@ def test_a_check_that_fails_itself_is_told_and_the_others_go_on(monkeypatch: pyt
 
     for name in ("_vllm", "_math", "_gpu"):  # slow, and tested below
         monkeypatch.setattr(doctor, name, lambda: iter(()))
-    monkeypatch.setattr(doctor, "_cores", broken)
+    monkeypatch.setattr(machine, "cores", broken)
     checks = doctor.diagnose()
     sick = found(checks, "machine")
     assert sick.ok is None
@@ -101,13 +101,13 @@ def test_a_cgroup_tighter_than_the_machine_counts(tmp_path: Path, monkeypatch: p
     (tmp_path / "memory.current").write_text(f"{GIB // 16}\n")
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {GIB // 32}\n")
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    monkeypatch.setattr(doctor, "_own_cgroups", lambda controller: [tmp_path])
-    assert doctor._memory() == (GIB // 8, GIB // 16 + GIB // 32)
-    assert doctor._cores() == 0.5
+    monkeypatch.setattr(machine, "own_cgroups", lambda controller: [tmp_path])
+    assert machine.memory() == (GIB // 8, GIB // 16 + GIB // 32)
+    assert machine.cores() == 0.5
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert doctor._memory()[0] > GIB // 8
-    assert doctor._cores() >= 1
+    assert machine.memory()[0] > GIB // 8
+    assert machine.cores() >= 1
 
 
 def test_version_one_cgroups_count_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,9 +115,9 @@ def test_version_one_cgroups_count_too(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "memory.usage_in_bytes").write_text("0\n")
     (tmp_path / "cpu.cfs_quota_us").write_text("25000\n")
     (tmp_path / "cpu.cfs_period_us").write_text("100000\n")
-    monkeypatch.setattr(doctor, "_own_cgroups", lambda controller: [tmp_path])
-    assert doctor._memory() == (GIB // 8, GIB // 8)
-    assert doctor._cores() == 0.25
+    monkeypatch.setattr(machine, "own_cgroups", lambda controller: [tmp_path])
+    assert machine.memory() == (GIB // 8, GIB // 8)
+    assert machine.cores() == 0.25
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from rlvr.engines import base
+from rlvr import chat
+from rlvr.engines import base, vllm
 from rlvr.engines.hf import HuggingFace, inverse_cdf, truncate
 from rlvr.errors import EngineError
 from rlvr.policy import load_model
@@ -182,6 +183,32 @@ def test_a_completion_ends_where_the_context_does(engine: Any) -> None:
         assert len(completion.token_ids) == 6 or completion.finish == "stop"
 
 
+def test_rows_that_end_with_the_context_leave_room_for_those_that_go_on(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = load_model(Model(path=str(tiny_model)))[1]
+    torch.manual_seed(5)
+    config = GPT2Config(
+        vocab_size=259, n_positions=16, n_embd=16, n_layer=1, n_head=2, initializer_range=0.5,
+        bos_token_id=2, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)  # learned positions: there is no 17th
+    tokenizer.save_pretrained(tmp_path)
+    engine = hugging_face(tmp_path)
+    engine.end_ids = set()
+    # one of ten at the context's end is not taken out of the batch, and its position would grow
+    full, free = ask(1, n=1, prompt=tuple(range(50, 65))), ask(2, n=9, prompt=(60,), max_tokens=14)
+    together = sample(engine, full, free)
+    assert [len(together[id].token_ids) for id in full.sample_ids] == [1]
+    assert [len(together[id].token_ids) for id in free.sample_ids] == [14] * 9
+    assert {completion.finish for completion in together.values()} == {"length"}
+    assert_same(engine, together, sample(engine, full) | sample(engine, free))
+    model = load_model(Model(path=str(tmp_path)))[0]
+    for request in (full, free):
+        for id in request.sample_ids:
+            assert float(gap(model, request, together[id]).max()) < 2e-5
+
+
 # --- what was sampled, with which probability ------------------------------------------------------------------------
 
 TRUNCATIONS = [
@@ -290,6 +317,54 @@ def test_weights_that_do_not_fit_are_refused(tiny_model: Path) -> None:
         engine.load([("model.norm.weight", torch.zeros(3))], version=1)
     with pytest.raises(EngineError, match=r"weight transformer\.wte"):
         engine.load([("transformer.wte", torch.zeros(3))], version=1)
+
+
+class FakeLLM:
+    """Takes weights like vLLM, and does as it is told."""
+
+    def __init__(self, *, is_reset: bool = True, error: Exception | None = None) -> None:
+        self.is_reset, self.error = is_reset, error
+        self.given: list[Any] = []
+
+    def collective_rpc(self, name: str, kwargs: dict[str, Any]) -> None:
+        assert name == "reload_weights"
+        if self.error:
+            raise RuntimeError("outer") from self.error
+        self.given += kwargs["weights_iterator"]
+
+    def reset_prefix_cache(self) -> bool:
+        return self.is_reset
+
+
+def fake_vllm(llm: FakeLLM) -> Any:
+    engine = object.__new__(vllm.Vllm)
+    engine.version, engine.is_cpu, engine.llm = 3, False, llm
+    return engine
+
+
+def test_vllm_must_take_the_weights_and_forget_what_was_of_the_old_ones() -> None:
+    pair = ("w", torch.zeros(1))
+    good = fake_vllm(FakeLLM())
+    good.load(iter([pair]), version=4)
+    assert (good.version, good.llm.given) == (4, [pair])
+    for llm, told in (
+        (FakeLLM(error=KeyError("no such weight")), r"vLLM cannot take the weights of version 4: 'no such weight'"),
+        (FakeLLM(is_reset=False), r"vLLM kept its prefix cache, which is of the weights before version 4"),
+    ):
+        engine = fake_vllm(llm)
+        with pytest.raises(EngineError, match=f"^{told}$"):
+            engine.load([pair], version=4)
+        assert engine.version == 3
+
+
+@pytest.mark.parametrize(("set_to", "longest", "used"), [(None, 77, 77), (50, 77, 50), (None, None, None)])
+def test_vllm_keeps_room_for_the_setting_or_else_for_the_longest_to_come(
+    set_to: int | None, longest: int | None, used: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int | None] = []
+    monkeypatch.setattr(vllm, "_start", lambda s, m, max_model_len, *, is_cpu: lengths.append(max_model_len))
+    base.build(VllmEngine(max_model_len=set_to), Model(path="m"), None, longest)
+    assert lengths == [used]
 
 
 # --- going away early ------------------------------------------------------------------------------------------------
@@ -431,4 +506,4 @@ def test_a_row_that_keeps_all_is_not_cut_because_its_neighbour_is() -> None:
     ],
 )
 def test_text_is_cut_at_the_first_stop_string(text: str, stop: tuple[str, ...], cut: str | None) -> None:
-    assert base.cut_at_stop(text, stop) == cut
+    assert chat.cut_at_stop(text, stop) == cut

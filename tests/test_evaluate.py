@@ -268,12 +268,12 @@ TABLE = {
     "GREEDY c": ["42"],
     "GREEDY d": ["broken"],
 }
-SETTINGS = Eval(samples=4, k=(1, 2, 4), seed=9)
+SETTINGS = Eval(samples=4, k=(1, 2, 4), seed=9, max_tokens=30)
 
 
 def run(**extra: object) -> tuple[Evaluation, ScriptedEngine]:
     engine = ScriptedEngine(TABLE)
-    return evaluate(tasks_of("a", "b", "c", "d"), engine, judge, SETTINGS, max_tokens=30, **extra), engine
+    return evaluate(tasks_of("a", "b", "c", "d"), engine, judge, SETTINGS, **extra), engine
 
 
 def test_evaluate_by_hand_and_what_we_could_not_judge_leaves_the_means() -> None:
@@ -304,7 +304,7 @@ def test_evaluate_by_hand_and_what_we_could_not_judge_leaves_the_means() -> None
 def test_evaluate_does_not_depend_on_the_order_of_tasks() -> None:
     forwards = run()[0].to_dict()
     prompts = list(reversed(tasks_of("a", "b", "c", "d")))
-    backwards = evaluate(prompts, ScriptedEngine(TABLE), judge, SETTINGS, max_tokens=30).to_dict()
+    backwards = evaluate(prompts, ScriptedEngine(TABLE), judge, SETTINGS).to_dict()
     for clock in ("seconds", "tokens_per_second"):
         assert forwards.pop(clock) > 0
         assert backwards.pop(clock) > 0
@@ -322,9 +322,9 @@ def test_evaluate_asks_with_seeds_that_are_keyed_by_task_and_sample() -> None:
     assert seen == [(done, 20) for done in range(1, 21)]
 
 
-def test_settings_name_the_longest_completion_before_the_argument_does() -> None:
+def test_the_longest_completion_is_that_of_the_settings() -> None:
     engine = ScriptedEngine({"a": ["42"]})
-    evaluate(tasks_of("a"), engine, judge, Eval(max_tokens=7, greedy=False), max_tokens=30)
+    evaluate(tasks_of("a"), engine, judge, Eval(max_tokens=7, greedy=False))
     assert [request.sampling.max_tokens for request in engine.requests] == [7]
 
 
@@ -353,12 +353,12 @@ def test_rows_tell_of_every_completion() -> None:
 
 def test_sources_get_a_table_where_there_are_several() -> None:
     prompts = tasks_of("a", source="one") + tasks_of("b", "d", source="two")
-    result = evaluate(prompts, ScriptedEngine(TABLE), judge, SETTINGS, max_tokens=30).to_dict()
+    result = evaluate(prompts, ScriptedEngine(TABLE), judge, SETTINGS).to_dict()
     assert result["by_source"] == {"one": {"n_tasks": 1, "pass@1": 0.75}, "two": {"n_tasks": 2, "pass@1": 0.25}}
 
 
 def test_nothing_judged_is_none_and_not_zero() -> None:
-    result = evaluate(tasks_of("d"), ScriptedEngine(TABLE), judge, SETTINGS, max_tokens=30).to_dict()
+    result = evaluate(tasks_of("d"), ScriptedEngine(TABLE), judge, SETTINGS).to_dict()
     assert [result[name] for name in ("pass@1", "pass@4", "maj@2", "ci95", "mean_score", "unextracted")] == [None] * 6
     assert result["greedy"] == {"pass@1": None, "ci95": None, "unjudged": 1}
 
@@ -369,19 +369,19 @@ def test_a_verifier_that_reports_no_answers_has_no_majority_and_nothing_unextrac
             Verdict(score=float(text == "42"), outcome="correct" if text == "42" else "wrong") for _, text, _ in items
         ]
 
-    result = evaluate(tasks_of("a"), ScriptedEngine(TABLE), silent, SETTINGS, max_tokens=30).to_dict()
+    result = evaluate(tasks_of("a"), ScriptedEngine(TABLE), silent, SETTINGS).to_dict()
     assert (result["pass@1"], result["maj@4"], result["unextracted"]) == (0.75, None, 0.0)
 
 
 def test_evaluate_refuses_what_it_cannot_do() -> None:
     with pytest.raises(DataError, match="no tasks"):
-        evaluate([], ScriptedEngine(TABLE), judge, SETTINGS, max_tokens=30)
+        evaluate([], ScriptedEngine(TABLE), judge, SETTINGS)
     with pytest.raises(DataError, match="'a' comes 2 times"):
-        evaluate(tasks_of("a", "a"), ScriptedEngine(TABLE), judge, SETTINGS, max_tokens=30)
+        evaluate(tasks_of("a", "a"), ScriptedEngine(TABLE), judge, SETTINGS)
     with pytest.raises(DataError, match="'x' names no verifier"):
-        evaluate([(Task(id="x", prompt="?"), (5,))], ScriptedEngine(TABLE), judge, SETTINGS, max_tokens=30)
+        evaluate([(Task(id="x", prompt="?"), (5,))], ScriptedEngine(TABLE), judge, SETTINGS)
     with pytest.raises(EngineError, match="2 of 5 completions are missing"):
-        evaluate(tasks_of("a"), ScriptedEngine(TABLE, leave_out=2), judge, SETTINGS, max_tokens=30)
+        evaluate(tasks_of("a"), ScriptedEngine(TABLE, leave_out=2), judge, SETTINGS)
 
 
 def test_compare_pairs_by_task() -> None:

@@ -25,7 +25,7 @@ LAYERS = {
     "models": "policy heads parallel engines.* checkpoint runs",
     "maths": "batching advantages losses fused",
     "settings": "recipe presets settings rows tasks chat verifiers.*",
-    "ground": "types errors plugins seeds sandbox.*",
+    "ground": "types errors plugins seeds machine sandbox.*",
 }
 NO_TORCH = ("settings", "ground")
 

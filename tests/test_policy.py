@@ -178,6 +178,48 @@ def test_cross_entropy_is_the_summed_loss_and_counts_right_guesses(tied: Any) ->
     assert sums.metrics["mean_token_accuracy"] == right >= 1
 
 
+@pytest.mark.parametrize("tile", [1, 2 * 259, 7 * 259 + 258])
+@pytest.mark.parametrize("which", ["tied", "untied"])
+def test_tiles_of_logits_change_no_value_and_no_gradient(
+    which: str, tile: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids_BT, mask_BT = rows()
+    num_tokens, per_tile = int(mask_BT.sum()), max(1, tile // 259)
+    weight_BT = torch.rand(mask_BT.shape, generator=torch.Generator().manual_seed(1))
+    sizes: list[int] = []
+    head = policy.head_logits
+
+    def spy(model: Any, hidden_ND: Tensor) -> Tensor:
+        sizes.append(len(hidden_ND))
+        return head(model, hidden_ND)
+
+    monkeypatch.setattr(policy, "head_logits", spy)
+
+    def values() -> tuple[dict[str, Tensor], list[int]]:
+        model = copy.deepcopy(request.getfixturevalue(which))
+        sizes.clear()
+        logp_BT, entropy_BT = policy.logprobs(model, ids_BT, mask_BT, 0.7)
+        sums = policy.cross_entropy(model, ids_BT, mask_BT)
+        assert (sums.tokens, sums.sequences) == (num_tokens, 3)
+        assert not entropy_BT.requires_grad
+        ((logp_BT * weight_BT).sum() + sums.loss).backward()
+        seen = list(sizes)
+        with torch.no_grad():
+            assert torch.equal(policy.logprobs(model, ids_BT, mask_BT, 0.7)[0], logp_BT)
+        found = {"logp": logp_BT, "entropy": entropy_BT, "loss": sums.loss}
+        found["right"] = torch.tensor(sums.metrics["mean_token_accuracy"])
+        return found | {f"gradient of {n}": p.grad for n, p in model.named_parameters()}, seen
+
+    whole, seen = values()
+    assert seen == [num_tokens] * 2  # one tile, kept for the backward pass
+    monkeypatch.setattr(policy, "TILE_LOGITS", tile)
+    tiled, seen = values()
+    assert max(seen) == per_tile
+    assert sum(seen) == 4 * num_tokens  # both functions make theirs again in the backward pass
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tiled[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
 # --- updates ---------------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +240,9 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
     assert factors(6, warmup_steps=4) == [0.25, 0.5, 0.75, 1, 1, 1]
     assert factors(4, schedule="linear") == [1, 0.75, 0.5, 0.25]
     assert factors(4, schedule="linear", min_lr_ratio=0.5) == [1, 0.875, 0.75, 0.625]
-    assert factors(4, schedule="linear", warmup_steps=2) == [0.5, 0.75, 0.5, 0.25]
+    assert factors(4, schedule="linear", warmup_steps=2) == [0.5, 1, 1, 0.5]
+    assert factors(6, schedule="linear", warmup_steps=2, min_lr_ratio=0.2) == pytest.approx([0.5, 1, 1, 0.8, 0.6, 0.4])
+    assert factors(2, schedule="cosine", warmup_steps=4) == [0.25, 0.5]  # it never falls
     half = 0.5 * (1 + math.cos(math.pi / 4))
     assert factors(4, schedule="cosine") == pytest.approx([1, half, 0.5, 1 - half], rel=1e-12)
     assert factors(4, schedule="cosine", min_lr_ratio=0.2) == pytest.approx(
@@ -261,7 +305,7 @@ def test_updates_are_those_of_a_plain_torch_loop_bit_for_bit(
         factor = (
             1 - number / TOTAL
             if isinstance(settings, Muon)
-            else min(1, (number + 1) / 2) * 0.5 * (1 + math.cos(math.pi * number / TOTAL))
+            else min(1, (number + 1) / 2) * 0.5 * (1 + math.cos(math.pi * max(0, number - 2) / (TOTAL - 2)))
         )
         for optimizer in optimizers:
             rate = 1e-2 if isinstance(optimizer, torch.optim.AdamW) else 2e-2
@@ -274,6 +318,18 @@ def test_updates_are_those_of_a_plain_torch_loop_bit_for_bit(
     assert trained.updates == 4
     assert_same_bits(dict(trained.model.state_dict()), dict(other.state_dict()))
     assert all(p.grad is None for p in trained.model.parameters())
+
+
+@pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
+def test_an_update_without_gradient_moves_the_schedule_alone(tied: Any, settings: AdamW) -> None:
+    trained = policy.Trained(copy.deepcopy(tied), settings, TOTAL)
+    update(trained, 0)
+    before = tensors(trained)
+    trained.skip()
+    trained.skip()
+    assert trained.updates == 3
+    assert_same_bits(tensors(trained), before)  # neither momentum nor weight decay was applied
+    assert update(trained, 1)["lr"] == settings.lr * policy.lr_factor(settings, 3, TOTAL)
 
 
 @pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
@@ -368,6 +424,19 @@ def test_the_dtype_is_the_settings_own(tiny_model: Path) -> None:
     assert policy.context_length(model) == 256
 
 
+def test_a_tokenizer_is_loaded_without_weights(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "m"))
+    (folder / "model.safetensors").write_text("not read")
+    tokenizer, context = policy.load_tokenizer(Model(path=str(folder)))
+    assert (context, tokenizer.eos_token_id, len(tokenizer)) == (256, 1, 259)
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(DataError, match=r"^model\.path .*/m: its tokenizer cannot be loaded: [^\n]+$"):
+        policy.load_tokenizer(Model(path=str(folder)))
+    (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    with pytest.raises(DataError, match="BertModel is no causal language model"):
+        policy.load_tokenizer(Model(path=str(folder)))
+
+
 def refusal(path: Path | str, **settings: Any) -> str:
     with pytest.raises(DataError) as caught:
         policy.load_model(Model(path=str(path), **settings))
@@ -378,9 +447,15 @@ def refusal(path: Path | str, **settings: Any) -> str:
 
 def test_a_missing_model_is_named_with_what_would_make_it(tmp_path: Path) -> None:
     assert refusal(tmp_path / "no").startswith("model.path PATH: no such folder (seen from ")
-    made_by = "recipes/arithmetic/sft.yaml"
-    assert refusal(tmp_path / "no", made_by=made_by) == (
-        f"model.path PATH does not exist yet; make it with: rlvr sft {made_by}"
+    # the command is that of the recipe's stage, whatever the file is called
+    made_by = tmp_path / "warm.yaml"
+    made_by.write_text("stage: sft\nsteps: 1\nmodel: {path: m}\ndata: {path: d}\n")
+    assert refusal(tmp_path / "no" / "model", made_by=str(made_by)) == (
+        f"model.path PATH does not exist yet; make it with: rlvr sft {made_by} run.dir={tmp_path / 'no'}"
+    )
+    assert refusal(tmp_path / "no", made_by="far/away.yaml") == (
+        "model.path PATH does not exist yet, nor can model.made_by be read: "
+        f"no recipe far/away.yaml (seen from {Path.cwd()})"
     )
 
 

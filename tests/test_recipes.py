@@ -90,16 +90,21 @@ def test_a_dry_run_names_the_stage_that_makes_a_missing_model(
         *(["engine.kind=hf"] if command == "train" else []),
     )  # fmt: skip
     assert code == 3
-    assert err == f"rlvr: model.path runs/nowhere/model does not exist yet; make it with: {maker}\n"
+    assert (
+        err == f"rlvr: model.path runs/nowhere/model does not exist yet; make it with: {maker} run.dir=runs/nowhere\n"
+    )
 
 
-def test_a_dry_run_of_rl_checks_data_model_and_verifiers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_text("")
-    common = ("train", str(ARITHMETIC / "grpo.yaml"), f"model.path={tmp_path}", "engine.kind=hf", "data.args.n=50")
+def test_a_dry_run_of_rl_checks_data_model_and_verifiers(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("train", str(ARITHMETIC / "grpo.yaml"), f"model.path={tiny_model}", "engine.kind=hf", "data.args.n=50")
     code, out, _ = dry_run(capsys, *common)
     assert code == 0
-    assert json.loads(out.splitlines()[-1])["rows"] == 50
+    found = json.loads(out.splitlines()[-1])
+    assert (found["rows"], found["held_out"], found["too_long"]) == (50, 512, 0)
+    for named in ("data", "eval.tasks"):  # of tasks too, not of rewards alone
+        code, _, err = dry_run(capsys, *common, f"{named}.verifier=mth")
+        assert code == 2
+        assert err.startswith("rlvr: no verifier named 'mth'; did you mean 'math'?")
     code, _, err = dry_run(capsys, *common, "rewards.answer.verifier=boxd")
     assert code == 2
     assert err.startswith("rlvr: no verifier named 'boxd'; did you mean 'boxed'? known: boxed, ")

@@ -15,7 +15,10 @@ from rlvr.engines import base
 def test_sampler_and_trainer_agree_in_every_step_through_vllm(
     vllm_engine: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "build", lambda settings, model, tokenizer: vllm_engine)
+    asked: list[int | None] = []
+    monkeypatch.setattr(
+        base, "build", lambda settings, model, tokenizer, longest: (asked.append(longest), vllm_engine)[1]
+    )
     monkeypatch.setattr(vllm_engine, "close", lambda: None)
     (tmp_path / "toy.py").write_text(PLUGIN)
     settings = ["engine.kind=vllm", "steps=3", "optim.lr=0.01", "sample.temperature=0.8", "sample.max_tokens=24"]
@@ -26,3 +29,4 @@ def test_sampler_and_trainer_agree_in_every_step_through_vllm(
         assert row["grad_norm"] > 0
         assert row["sampling/sampling_logp_difference/mean"] < 1e-4
     assert vllm_engine.version == 3
+    assert asked == [len("q 39:") + 24]  # room for the longest prompt and completion, and for no more

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from rlvr.errors import EngineError
+from rlvr.errors import DataError, EngineError
 from rlvr.recipe import Sample
 from rlvr.rollout import MAX_REFILLS, Rollouts, Taken, group_metrics, sampling, without_unjudged
 from rlvr.seeds import seed_for
 from rlvr.types import Completion, Finish, Group, Request, Rollout, Sampling, Task, Verdict
 
-SAMPLE = Sample(group_size=3, groups_per_step=4, max_tokens=5, temperature=0.5, top_p=0.9, top_k=7, stop=(";",))
+SAMPLE = Sample(group_size=3, groups_per_step=4, max_tokens=5, temperature=0.5, stop=(";",))
 
 
 def completion(id: str, *, finish: Finish = "stop", num_tokens: int = 2) -> Completion:
@@ -129,7 +129,7 @@ def test_requests_carry_the_settings_and_a_seed_per_sample() -> None:
         id=f"6/{task.id}",
         prompt_ids=drawn.prompt_ids[task.id],
         seeds=tuple(seed_for(3, "sample", 6, task.id, k) for k in range(3)),
-        sampling=Sampling(temperature=0.5, max_tokens=5, top_p=0.9, top_k=7, stop=(";",)),
+        sampling=Sampling(temperature=0.5, max_tokens=5, stop=(";",)),
     )
     assert sampling(SAMPLE) == first.sampling
 
@@ -178,11 +178,51 @@ def test_a_group_with_fewer_than_two_judged_rollouts_is_set_aside_and_refilled()
 
 def test_refills_are_bounded() -> None:
     engine = Script()
-    drawn = rollouts(engine, Judge(lambda id: None))
+    first = rollouts(Script(), Judge()).stream.at(0).id
+    drawn = rollouts(engine, Judge(lambda id: 1.0 if task_of(id) == first else None))
     taken = drawn.take(step=1)
-    assert taken.groups == []
-    assert len(taken.set_aside) == 4 * (1 + MAX_REFILLS) == drawn.cursor
+    assert names(taken.groups) == [first]
+    assert len(taken.set_aside) == 3 * (1 + MAX_REFILLS) == drawn.cursor - 1
+    assert [len(requests) for requests in engine.asked] == [4] + [3] * MAX_REFILLS
+    assert group_metrics(taken)["num_groups"] == 1.0
+
+
+def test_a_step_in_which_nothing_could_be_judged_ends_the_run_with_the_most_frequent_reason() -> None:
+    engine = Script()
+    drawn = rollouts(engine, Judge(lambda id: None))
+    with pytest.raises(
+        DataError, match=r"^step 1: none of 20 groups could be judged, so there is nothing to learn from$"
+    ):
+        drawn.take(step=1)
+    assert drawn.cursor == 4 * (1 + MAX_REFILLS)
     assert len(engine.asked) == 1 + MAX_REFILLS
+
+    class Failing(Judge):
+        def submit(self, group: Group) -> Future[Group]:
+            parts = {
+                "style": Verdict(score=None, outcome="not_applicable", verifier="style"),
+                "form": Verdict(score=0.5, outcome="partial", verifier="form", reason="a score is no failure"),
+            }
+            rollouts = tuple(
+                Rollout(
+                    id=r.id,
+                    completion=r.completion,
+                    verdicts=parts
+                    | {
+                        "answer": Verdict(
+                            score=None, outcome="error", verifier="v", reason=["out", "down"][r.id[-1] > "0"]
+                        )
+                    },
+                    reward=None,
+                )
+                for r in group.rollouts
+            )
+            future: Future[Group] = Future()
+            future.set_result(Group(task=group.task, prompt_ids=group.prompt_ids, rollouts=rollouts))
+            return future
+
+    with pytest.raises(DataError, match=r"nothing to learn from; most often v: down$"):
+        rollouts(Script(), Failing()).take(step=1)
 
 
 def test_what_the_engine_took_back_is_unjudged_whatever_was_thought_of_it() -> None:
@@ -253,6 +293,7 @@ def test_metrics_by_hand_under_the_usual_names() -> None:
     aside = [scored((0.0, "wrong", 12, "stop"), (None, "error", 7, "stop"))]
     assert group_metrics(Taken(groups, aside)) == {
         # of the groups that are trained on
+        "num_groups": 2.0,
         "reward": 0.5,
         "reward_std": pytest.approx((0.5**0.5 + 0) / 2),
         "frac_reward_zero_std": 0.5,
@@ -266,8 +307,6 @@ def test_metrics_by_hand_under_the_usual_names() -> None:
         "verdicts/answer/error": pytest.approx(2 / 7),
         "verdicts/answer/partial": pytest.approx(2 / 7),
         "verdicts/answer/wrong": pytest.approx(2 / 7),
-        "rewards/style/mean": 0.0,
-        "rewards/style/std": 0.0,
         "verdicts/style/not_applicable": 1.0,
         "completions/mean_length": 7.0,
         "completions/min_length": 2.0,
@@ -287,12 +326,21 @@ def test_metrics_of_a_step_without_a_judged_group_are_numbers_too() -> None:
 def test_a_response_without_an_answer_counts_as_unextracted_only_where_no_part_found_one() -> None:
     def of(*outcomes: tuple[str, str]) -> Group:
         made = scored(*[(0.0, "wrong", 1, "stop")] * len(outcomes))
-        parts = [{"a": Verdict(score=0.0, outcome=a), "b": Verdict(score=0.0, outcome=b)} for a, b in outcomes]
+        # "wrong 7": wrong, with 7 as its answer
+        parts = [
+            {name: Verdict(score=0.0, outcome=o, answer=found or None) for name, (o, _, found) in pair}
+            for pair in ((("a", a.partition(" ")), ("b", b.partition(" "))) for a, b in outcomes)
+        ]
         rollouts = tuple(
             Rollout(id=r.id, completion=r.completion, verdicts=p, reward=0.0)
             for r, p in zip(made.rollouts, parts, strict=True)
         )
         return Group(task=made.task, prompt_ids=made.prompt_ids, rollouts=rollouts)
 
-    group = of(("no_answer", "no_answer"), ("no_answer", "wrong"), ("wrong", "wrong"), ("no_answer", "no_answer"))
-    assert group_metrics(Taken([group]))["reward/unextracted"] == 0.5
+    unextracted = [("no_answer", "no_answer"), ("no_answer", "wrong"), ("partial", "no_answer")]
+    extracted = [("no_answer", "wrong 7"), ("wrong", "wrong"), ("correct 7", "no_answer")]
+    for pair in unextracted:
+        assert group_metrics(Taken([of(pair, pair)]))["reward/unextracted"] == 1.0, pair
+    for pair in extracted:
+        assert group_metrics(Taken([of(pair, pair)]))["reward/unextracted"] == 0.0, pair
+    assert group_metrics(Taken([of(*unextracted, *extracted[:1])]))["reward/unextracted"] == 0.75

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rlvr import runs
+from rlvr import machine, runs
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.recipe import RlRecipe
 from rlvr.runs import Run, is_exact, read_metrics, read_recipe, read_rollouts, read_summary
@@ -65,7 +65,8 @@ def test_a_new_run_stores_its_recipe_and_its_environment(tmp_path: Path) -> None
     assert environment["schema"] == 1
     assert environment["steps"] == 5
     assert environment["packages"]["torch"]
-    assert environment["cores"] == len(os.sched_getaffinity(0))
+    assert environment["cores"] == machine.cores()
+    assert environment["cpu"] == sorted(f for f in machine.instructions() if f.startswith(("avx", "amx", "fma")))
 
 
 def test_a_folder_held_by_another_process_is_refused_with_its_id(tmp_path: Path) -> None:
@@ -166,9 +167,15 @@ def test_what_a_start_left_that_was_killed_is_taken_over(tmp_path: Path, left: l
 def test_an_unfinished_run_goes_on_with_the_same_settings(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     begin(folder)
-    with Run.open(recipe(folder, "system.threads=1", "checkpoint.every=3"), "elsewhere.yaml") as run:
+    with Run.open(recipe(folder, "checkpoint.every=3"), "elsewhere.yaml") as run:
         assert run.has_begun and not run.is_finished
-    assert read_recipe(folder)["checkpoint"]["every"] == 0  # the recipe it was begun with
+    assert read_recipe(folder)["checkpoint"]["every"] == 50  # the recipe it was begun with
+
+
+def test_another_number_of_threads_is_another_run(tmp_path: Path) -> None:
+    begin(tmp_path / "run")  # sums of another order round otherwise
+    with pytest.raises(SettingsError, match=r"other settings \(system\.threads: None -> 1\)"):
+        Run.open(recipe(tmp_path / "run", "system.threads=1"), "r.yaml")
 
 
 def test_changed_settings_are_listed_and_refused(tmp_path: Path) -> None:
@@ -178,7 +185,7 @@ def test_changed_settings_are_listed_and_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
         Run.open(recipe(folder, "seed=3", "optim.kind=muon", "data.limit=5"), "r.yaml")
     told = str(caught.value)
-    assert told.startswith(f"run.dir {folder} holds an unfinished run with other settings (data.limit: None -> 5; ")
+    assert told.startswith(f"run.dir {folder} holds a run with other settings (data.limit: None -> 5; ")
     assert "optim.kind: 'adamw' -> 'muon'; optim.lr: 1e-06 -> 0.01; optim.momentum: None -> 0.95; seed: 0 -> 3)" in told
     assert "checkpoint" not in told
     assert files(folder) == before
@@ -201,8 +208,12 @@ def test_a_finished_run_is_opened_and_not_touched(tmp_path: Path) -> None:
         run.record(1, {"reward": 0.5})
         run.finish({"steps": 5, "seconds": 1.5})
     before = files(folder)
-    with Run.open(recipe(folder, "seed=9"), "r.yaml") as run:
+    with Run.open(recipe(folder, "checkpoint.keep=9"), "r.yaml") as run:
         assert run.is_finished
+    with pytest.raises(
+        SettingsError, match=r"holds a run with other settings \(seed: 0 -> 9\); give it its own or set"
+    ):
+        Run.open(recipe(folder, "seed=9"), "r.yaml")
     assert files(folder) | {".lock": ""} == before | {".lock": ""}
     assert read_summary(folder) == {"schema": 1, "steps": 5, "seconds": 1.5}
 

@@ -20,7 +20,7 @@ from rlvr.recipe import STAGES, EvalRecipe, RlRecipe, SftRecipe
 from rlvr.settings import _DEFAULT_TAGS, describe, from_overrides, load_recipe, to_yaml
 
 BASE = "stage: rl\nsteps: 2\nmodel: {path: m}\ndata: {path: d.jsonl}\n"
-SELF_EVIDENT = {"stage", "betas", "weight_decay", "temperature", "top_p"}
+SELF_EVIDENT = {"stage", "betas", "weight_decay", "temperature"}
 Load = Callable[..., Any]
 
 
@@ -163,6 +163,111 @@ def test_eval_tasks_may_be_a_path_whose_settings_later_layers_refine(load: Load)
     assert (recipe.eval.tasks.path, recipe.eval.tasks.limit) == ("held.jsonl", 3)
     recipe = load("eval: {tasks: {path: g:f, source: generator}}\n", "eval.tasks=held.jsonl")
     assert (recipe.eval.tasks.path, recipe.eval.tasks.source) == ("held.jsonl", "file")
+
+
+# --- what evaluation has from training ---
+
+
+def test_held_out_tasks_are_read_and_asked_like_those_trained_on(load: Load) -> None:
+    text = """
+data: {path: d.jsonl, columns: {gold: answer}, verifier: exact, system: Think., as_chat: true,
+       prompt_template: "Q: {prompt}", limit: 5, on_bad_row: skip}
+sample: {max_tokens: 77, stop: [END]}
+"""
+    text = BASE.replace("data: {path: d.jsonl}\n", "") + text
+    bare = {"path": "held.jsonl", "limit": None, "on_bad_row": "error", "split": "train"}
+    same = {"columns": {"gold": "answer"}, "verifier": "exact", "system": "Think.", "as_chat": True,
+            "prompt_template": "Q: {prompt}"}  # fmt: skip
+    Path("below.yaml").write_text(text)
+    recipe = load("base: below.yaml\neval: {tasks: held.jsonl}\n")
+    assert recipe.eval.tasks.model_dump(include={*bare, *same}) == bare | same
+    assert (recipe.eval.max_tokens, recipe.eval.stop) == (77, ("END",))
+    assert load("base: below.yaml\n").eval.tasks is None
+    own = load(
+        "base: below.yaml\neval: {max_tokens: 9, stop: [], tasks: {path: h, columns: {prompt: q}, verifier: math}}\n",
+        "eval.tasks.as_chat=false", "eval.tasks.system=null",
+    ).eval  # fmt: skip
+    assert (own.max_tokens, own.stop) == (9, ())
+    assert (own.tasks.columns, own.tasks.verifier, own.tasks.as_chat) == ({"prompt": "q"}, "math", False)
+    assert (own.tasks.system, own.tasks.prompt_template) == (None, "Q: {prompt}")
+
+
+@pytest.mark.parametrize("stage", ["sft", "pretrain"])
+def test_held_out_tasks_of_supervised_stages_are_for_leaving_out_alone(stage: str) -> None:
+    needed = ["steps=2", "data.path=d", "data.columns.prompt=q", *(["model.path=m"] if stage == "sft" else [])]
+    recipe: Any = from_overrides(stage, [*needed, "eval.tasks=held.jsonl"])
+    assert recipe.eval.model_dump(include={"tasks": {"path", "columns"}}) == {
+        "tasks": {"path": "held.jsonl", "columns": {"prompt": "q"}}
+    }
+    with pytest.raises(SettingsError, match=r"^command line: eval\.every: no such setting"):
+        from_overrides(stage, [*needed, "eval.every=5"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("sample.max_tokens=x", "sample.max_tokens: input should be a valid integer, got 'x'"),
+     ("sample.stop=3", "sample.stop: input should be a valid tuple, got 3"),
+     ("data.verifier=3", "data.verifier: input should be a valid string, got 3"),
+     ("data.columns.gold=3", "data.columns.gold: input should be a valid string, got 3"),
+     ("eval.max_tokens=x", "eval.max_tokens: input should be a valid integer, got 'x'"),
+     ("eval.tasks.verifier=3", "eval.tasks.verifier: input should be a valid string, got 3")],
+)  # fmt: skip
+def test_a_wrong_value_that_evaluation_would_have_too_is_told_once(load: Load, override: str, message: str) -> None:
+    assert problems(load, "eval: {tasks: h}\n", override) == [f"command line: {message}"]
+
+
+def test_an_eval_section_that_is_none_is_not_replaced_by_what_sample_says(load: Load) -> None:
+    (told,) = problems(load, "sample: {max_tokens: 3}\n", "eval=3")
+    assert told.startswith("command line: eval: input should be a valid dictionary")
+
+
+# --- defaults and presets ---
+
+
+def test_defaults_that_the_machine_and_the_user_feel(load: Load) -> None:
+    recipe = load()
+    assert (recipe.optim.micro_tokens, recipe.checkpoint.every, recipe.parity_tolerance) == (8192, 50, 1e-3)
+    assert (recipe.eval.max_tokens, recipe.eval.stop) == (256, ())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "where", "kind"),
+    [
+        (["algorithm=grpo"], "loss", "k3"),
+        (["algorithm=grpo", "kl.coef=0.1", "kl.where=loss"], "loss", "k3"),
+        (["algorithm=grpo", "kl.kind=k2"], "loss", "k2"),
+        (["algorithm=grpo", "kl.where=reward"], "reward", None),
+        (["algorithm=grpo", "kl.where=reward", "kl.kind=k3"], "reward", "k3"),
+        (["algorithm=dr_grpo", "kl.coef=0.1"], "loss", None),
+        (["algorithm=dr_grpo", "kl.where=reward"], "reward", None),
+    ],
+)
+def test_the_presets_estimator_of_kl_is_for_the_loss_alone(
+    load: Load, overrides: list[str], where: str, kind: str | None
+) -> None:
+    recipe = load("", *overrides)
+    assert (recipe.kl.where, recipe.kl.kind) == (where, kind)
+    Path("again.yaml").write_text(to_yaml(recipe))
+    assert load_recipe("again.yaml") == recipe
+
+
+@pytest.mark.parametrize("stage", ["rl", "sft"])
+def test_training_takes_float32_alone(stage: str) -> None:
+    with pytest.raises(SettingsError, match=r"model\.dtype must be float32 for training \(.*rounding of bfloat16\)"):
+        from_overrides(stage, ["steps=2", "data.path=d", "model.path=m", "model.dtype=bfloat16"])
+    evaluated: Any = from_overrides("eval", ["model.path=m", "model.dtype=bfloat16", "eval.tasks=t"])
+    assert evaluated.model.dtype == "bfloat16"
+
+
+def test_a_new_model_has_no_dtype() -> None:
+    with pytest.raises(SettingsError, match=r"^command line: model\.dtype: no such setting"):
+        from_overrides("pretrain", ["steps=2", "data.path=d", "model.dtype=float32"])
+
+
+def test_some_part_of_the_reward_must_count(load: Load) -> None:
+    text = "rewards: {a: {weight: 0}, b: {kind: random, weight: 0.0}}\n"
+    assert problems(load, text) == ["r.yaml: recipe: rewards must have a part whose weight is not 0"]
+    assert load(text, "rewards.b.weight=-1").rewards["b"].weight == -1.0
 
 
 # --- what people are told ---
@@ -391,7 +496,10 @@ def test_describe_lists_every_setting_once_with_its_meaning(stage: str) -> None:
     rows = describe(stage)
     names = [name for name, _, _ in rows]
     assert len(names) == len(set(names))
-    assert {"stage", "schema", "seed", "run.dir", "model.dtype"} <= set(names)
+    assert {"stage", "schema", "seed", "run.dir"} <= set(names)
+    assert ("model.dtype" in names) == (stage != "pretrain")  # a new model is float32
+    assert ("eval.every" in names) == ("eval.max_tokens" in names) == (stage in ("rl", "eval"))
+    assert "eval.tasks.path" in names
     assert {name for name, _, text in rows if not text and name.split(".")[-1] not in SELF_EVIDENT} == set()
 
 

@@ -9,15 +9,18 @@ from rlvr.recipe import HfEngine, Model, VllmEngine
 from rlvr.types import Engine
 
 
-def build(settings: VllmEngine | HfEngine, model: Model, tokenizer: Any) -> Engine:
-    """The engine, started, with the weights of model.path. EngineError where it cannot start."""
+def build(settings: VllmEngine | HfEngine, model: Model, tokenizer: Any, longest: int | None = None) -> Engine:
+    """The engine, started, with the weights of model.path. EngineError where it cannot start.
+
+    longest: tokens of the longest prompt and completion to come, where known: vLLM keeps room for no more.
+    """
     if isinstance(settings, HfEngine):
         from rlvr.engines.hf import HuggingFace
 
         return HuggingFace(settings, model, tokenizer)
     from rlvr.engines.vllm import Vllm
 
-    return Vllm(settings, model, tokenizer)
+    return Vllm(settings, model, tokenizer, longest)
 
 
 def check_installed(settings: VllmEngine | HfEngine) -> None:
@@ -29,9 +32,3 @@ def check_installed(settings: VllmEngine | HfEngine) -> None:
             "engine.kind: vllm is not installed; `make setup` installs it on a CPU, `pip install rlvr[vllm]` on a GPU, "
             "or use engine.kind=hf (slower, needs nothing more)"
         )
-
-
-def cut_at_stop(text: str, stop: tuple[str, ...]) -> str | None:
-    """Text up to the first stop string, or None where there is none."""
-    places = [place for place in (text.find(s) for s in stop) if place >= 0]
-    return text[: min(places)] if places else None

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlvr.chat import decode
-from rlvr.engines.base import cut_at_stop
+from rlvr.chat import cut_at_stop, decode
 from rlvr.errors import EngineError
 from rlvr.policy import context_length, load_model
 from rlvr.recipe import HfEngine, Model
@@ -126,7 +125,9 @@ class HuggingFace:
 
     @torch.inference_mode()
     def _forward(self, ids_BT: Tensor, mask_BT: Tensor, cache: Any) -> Tensor:
-        position_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+        # finished rows that await compaction would run past the last position there is
+        last = None if self.context is None else self.context - 1
+        position_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0, max=last)[:, -ids_BT.shape[1] :]
         out = self.model(
             input_ids=ids_BT,
             attention_mask=mask_BT,

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from rlvr.chat import decode
-from rlvr.engines.base import cut_at_stop
+from rlvr.chat import cut_at_stop, decode
 from rlvr.errors import EngineError
 from rlvr.recipe import Model, VllmEngine
 from rlvr.types import Completion, Finish, Request, Sampling
@@ -52,13 +51,13 @@ def environment(settings: VllmEngine) -> dict[str, str]:
 class Vllm:
     """Engine (types.Engine) over vllm.LLM."""
 
-    def __init__(self, settings: VllmEngine, model: Model, tokenizer: Any) -> None:
+    def __init__(self, settings: VllmEngine, model: Model, tokenizer: Any, longest: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.version = 0
         self.is_cpu = is_cpu_build()
         try:
             with _quiet():
-                self.llm = _start(settings, model, is_cpu=self.is_cpu)
+                self.llm = _start(settings, model, settings.max_model_len or longest, is_cpu=self.is_cpu)
         except Exception as error:  # vLLM raises what its depths raise; the user needs the reason and the way round
             raise EngineError(
                 f"vLLM cannot start with {model.path}: {_root_cause(error)} (engine.kind=hf does without it; "
@@ -86,10 +85,15 @@ class Vllm:
                 engine.abort_request(list(owners))
 
     def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights))})
-        if self.is_cpu:
-            self.llm.apply_model(_pack_output_head)
-        self.llm.reset_prefix_cache()
+        try:
+            self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(list(weights))})
+            if self.is_cpu:
+                self.llm.apply_model(_pack_output_head)
+            is_reset = self.llm.reset_prefix_cache()
+        except Exception as error:  # vLLM raises what its depths raise
+            raise EngineError(f"vLLM cannot take the weights of version {version}: {_root_cause(error)}") from error
+        if not is_reset:
+            raise EngineError(f"vLLM kept its prefix cache, which is of the weights before version {version}")
         self.version = version
 
     def sleep(self) -> None:
@@ -119,14 +123,14 @@ class Vllm:
         )
 
 
-def _start(settings: VllmEngine, model: Model, *, is_cpu: bool) -> Any:
+def _start(settings: VllmEngine, model: Model, max_model_len: int | None, *, is_cpu: bool) -> Any:
     from vllm import LLM
 
     return LLM(
         model.path,
         dtype=model.dtype,
         enforce_eager=is_cpu if settings.enforce_eager is None else settings.enforce_eager,
-        max_model_len=settings.max_model_len,
+        max_model_len=max_model_len,
         max_num_seqs=settings.max_num_seqs,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         # a prompt cut over two forwards makes the CPU runner rewind a seeded generator, which CPU generators cannot
@@ -134,6 +138,7 @@ def _start(settings: VllmEngine, model: Model, *, is_cpu: bool) -> Any:
         logprobs_mode="processed_logprobs",  # the default ignores temperature: the trainer would see a mismatch
         generation_config="vllm",  # else the model's own file changes temperature and top-p behind our back
         disable_log_stats=True,
+        enable_sleep_mode=not is_cpu,
         use_tqdm_on_load=False,
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rlvr import advantages, chat, policy
+from rlvr import advantages, policy
 from rlvr.batching import Batch, make_batch
 from rlvr.engines import base as engines
 from rlvr.errors import EngineError, Stopped
@@ -22,7 +22,7 @@ from rlvr.loops import setup
 from rlvr.loops.stopping import StopRequest
 from rlvr.losses import Sums, divisor, policy_loss
 from rlvr.progress import Progress, WarnOnce, warnings_in_words
-from rlvr.recipe import RlRecipe
+from rlvr.recipe import RlRecipe, VerifiedReward
 from rlvr.rewards import base as rewards_base
 from rlvr.rollout import Rollouts, Taken, group_metrics, without_unjudged
 from rlvr.runs import Run
@@ -33,25 +33,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _SHOWN = ("reward", "completions/mean_length", "frac_reward_zero_std", "entropy", "grad_norm")
-_PARITY = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 def train(recipe: RlRecipe, run: Run, progress: Progress) -> dict[str, Any]:
     """Run the recipe to its end; returns what summary.json holds. RlvrError where it cannot, Stopped when asked to."""
     held_out = setup.load_held_out(recipe.eval, progress)
     tasks = setup.load_training_tasks(recipe.data, held_out, progress)
+    _compare_verifiers(recipe, held_out, progress)
     rewards = rewards_base.build(
         recipe.rewards, recipe.scoring, recipe.seed, {t.verifier for t in (*tasks, *held_out) if t.verifier}
     )
     try:
         model, tokenizer = policy.load_model(recipe.model)
         model.to(setup.device())
-        context = _context(recipe, model)
-        encoded = chat.encode_tasks(tokenizer, tasks, max_tokens=recipe.sample.max_tokens, context=context)
-        eval_tokens = recipe.eval.max_tokens or recipe.sample.max_tokens
-        encoded_eval = chat.encode_tasks(tokenizer, held_out, max_tokens=eval_tokens, context=context)
+        context = setup.context_of(policy.context_length(model), recipe.engine)
+        sample, evals = recipe.sample.max_tokens, recipe.eval.max_tokens
+        encoded = setup.encode(tokenizer, tasks, recipe.data, max_tokens=sample, context=context, progress=progress)
+        encoded_eval = setup.encode(
+            tokenizer, held_out, recipe.eval.tasks, max_tokens=evals, context=context, progress=progress
+        )
+        longest = max(setup.longest(encoded, sample), setup.longest(encoded_eval, evals))
         progress.say(f"starting the {recipe.engine.kind} engine")
-        engine = engines.build(recipe.engine, recipe.model, tokenizer)
+        engine = engines.build(recipe.engine, recipe.model, tokenizer, min(longest, context or longest))
         try:
             job = _Job(recipe, run, progress, model, tokenizer, engine, rewards, encoded_eval)
             with StopRequest(progress.warn) as stop:
@@ -62,10 +65,18 @@ def train(recipe: RlRecipe, run: Run, progress: Progress) -> dict[str, Any]:
         rewards.close()
 
 
-def _context(recipe: RlRecipe, model: PreTrainedModel) -> int | None:
-    """Longest prompt plus completion that model and engine both take."""
-    limits = [policy.context_length(model), getattr(recipe.engine, "max_model_len", None)]
-    return min((limit for limit in limits if limit is not None), default=None)
+def _compare_verifiers(recipe: RlRecipe, held_out: Sequence[Task], progress: Progress) -> None:
+    """Warn where the held-out tasks are judged by something that no reward asks."""
+    parts = [part for part in recipe.rewards.values() if isinstance(part, VerifiedReward) and part.weight]
+    if not parts or any(part.verifier is None for part in parts):  # a control run, or each task's own verifier
+        return
+    asked = {part.verifier or "" for part in parts}
+    judges = {task.verifier for task in held_out if task.verifier} - asked
+    if judges:
+        progress.warn(
+            f"held-out tasks are judged by {', '.join(sorted(judges))}, but the rewards by {', '.join(sorted(asked))}; "
+            "data.verifier (or eval.tasks.verifier) names the judge"
+        )
 
 
 @dataclass(slots=True)
@@ -109,17 +120,14 @@ def _train(job: _Job, encoded: Sequence[tuple[Task, tuple[int, ...]]], stop: Sto
         clock.lap("sample", taken.sample_seconds)
         clock.lap("score", taken.score_seconds)
         metrics = group_metrics(taken)
-        advantage_by_id: Mapping[str, float] = {}
-        if taken.groups:
-            progress.phase("training")
-            with clock.timed("train"):
-                learned = _update(job, trained, reference, taken, step)
-            metrics |= learned.metrics
-            advantage_by_id = learned.advantage_by_id
-            with clock.timed("sync"):
-                job.engine.load(trained.weights(), version=step)
+        progress.phase("training")
+        with clock.timed("train"):
+            learned = _update(job, trained, reference, taken, step)
+        metrics |= learned.metrics
+        with clock.timed("sync"):
+            job.engine.load(trained.weights(), version=step)
         state.advance(step, rollouts.cursor, sum(_num_tokens(g) for g in (*taken.groups, *taken.set_aside)))
-        run.write_rollouts(step, (*taken.groups, *taken.set_aside), advantage_by_id)
+        run.write_rollouts(step, (*taken.groups, *taken.set_aside), learned.advantage_by_id)
         metrics |= {"num_tokens": float(state.tokens), **clock.metrics(taken)}
         run.record(step, metrics)
         progress.step(step, metrics, _SHOWN)
@@ -158,6 +166,7 @@ def _update(job: _Job, trained: policy.Trained, reference: PreTrainedModel | Non
         batch = replace(batch, ref_logp_BT=_logprobs(reference, batch, temperature, recipe.optim.micro_tokens))
     adv_BT, returns_BT = advantages.compute(batch, recipe.advantage, recipe.kl)
     batch = replace(batch, adv_BT=adv_BT, returns_BT=returns_BT)
+    kl_metrics = {"kl": advantages.mean_kl(batch, recipe.kl)} if recipe.kl.where == "reward" and reference else {}
 
     totals: defaultdict[str, float] = defaultdict(float)
     norms = []
@@ -177,9 +186,11 @@ def _update(job: _Job, trained: policy.Trained, reference: PreTrainedModel | Non
             _add(totals, sums, float(entropy_BT.sum()))
         if number == 0:
             parity_metrics = parity.check(step)  # before anything is learnt from completions of another policy
-        if len(useful.length_B):  # else there is no gradient to follow
+        if len(useful.length_B):
             norms.append(trained.step())
-    metrics = _step_metrics(totals, norms) | parity_metrics
+        else:
+            trained.skip()
+    metrics = _step_metrics(totals, norms) | kl_metrics | parity_metrics
     firsts = adv_BT.gather(1, batch.mask_BT.float().argmax(dim=1, keepdim=True))[:, 0].tolist()
     ids = [r.id for group in groups for r in group.rollouts if any(r.completion.trained)]
     return _Learned(metrics, dict(zip(ids, firsts, strict=True)))
@@ -219,7 +230,7 @@ class _Parity:
     """Compares the sampler's log-probabilities with those of the trainer's first forward over the same tokens."""
 
     def __init__(self, recipe: RlRecipe) -> None:
-        self.tolerance = recipe.parity_tolerance or _PARITY[recipe.model.dtype]
+        self.tolerance = recipe.parity_tolerance
         self.total = self.largest = 0.0
         self.tokens = 0
 
@@ -299,13 +310,12 @@ def _num_tokens(group: Group) -> int:
 
 
 def _evaluate(job: _Job, step: int) -> dict[str, Any]:
-    result = setup.evaluate_and_record(
+    return setup.evaluate_and_record(
         lambda name: evaluate(
             job.held_out,
             job.engine,
             job.rewards.judge,
             job.recipe.eval,
-            max_tokens=job.recipe.eval.max_tokens or job.recipe.sample.max_tokens,
             name=name,
             on_progress=lambda done, total: job.progress.phase(f"evaluating {done}/{total}"),
         ),
@@ -313,7 +323,6 @@ def _evaluate(job: _Job, step: int) -> dict[str, Any]:
         job.progress,
         step,
     )
-    return result
 
 
 def _finish(job: _Job, state: setup.State) -> dict[str, Any]:
@@ -326,6 +335,7 @@ def _finish(job: _Job, state: setup.State) -> dict[str, Any]:
         "steps": recipe.steps,
         "seconds": state.seconds(),
         "tokens": state.tokens,
+        "warnings": job.progress.num_warnings,
         "model": str(run.model_folder),
     }
     if state.before is not None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from rlvr import checkpoint
+from rlvr import chat, checkpoint
 from rlvr.errors import DataError
 from rlvr.evaluate import Evaluation
 from rlvr.policy import Trained
 from rlvr.progress import Progress
-from rlvr.recipe import Data, Eval
+from rlvr.recipe import Data, HeldOut, HfEngine, VllmEngine
 from rlvr.runs import Run, read_metrics
 from rlvr.tasks import Item, Loaded, exclude_prompts, load_demonstrations, load_tasks
 from rlvr.types import Demonstration, Task
@@ -53,7 +53,7 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def load_held_out(settings: Eval, progress: Progress) -> list[Task]:
+def load_held_out(settings: HeldOut, progress: Progress) -> list[Task]:
     """The evaluation's tasks; none where none are set."""
     if settings.tasks is None:
         return []
@@ -70,6 +70,35 @@ def load_training_demonstrations(data: Data, held_out: Sequence[Task], progress:
     return _without_held_out(_tell(load_demonstrations(data), "demonstrations", progress), held_out, progress)
 
 
+def encode(
+    tokenizer: Any,
+    tasks: Sequence[Task],
+    data: Data | None,
+    *,
+    max_tokens: int,
+    context: int | None,
+    progress: Progress,
+) -> list[tuple[Task, tuple[int, ...]]]:
+    """Tasks with their prompt ids; prompts that leave no room are bad rows, as data.on_bad_row has it."""
+    if data is None or not tasks:
+        return []
+    encoded = chat.encode_tasks(tokenizer, tasks, max_tokens=max_tokens, context=context, on_bad_row=data.on_bad_row)
+    if len(encoded) < len(tasks):
+        progress.warn(f"{len(tasks) - len(encoded)} tasks left out: their prompts leave no room in {context} tokens")
+    return encoded
+
+
+def longest(encoded: Sequence[tuple[Task, tuple[int, ...]]], max_tokens: int) -> int:
+    """Tokens of the longest prompt with the longest completion."""
+    return max((len(ids) for _, ids in encoded), default=0) + max_tokens
+
+
+def context_of(model_context: int | None, engine: VllmEngine | HfEngine) -> int | None:
+    """Longest prompt plus completion that model and engine both take."""
+    limits = [model_context, engine.max_model_len if isinstance(engine, VllmEngine) else None]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def evaluate_and_record(run_it: Callable[[str], Evaluation], run: Run, progress: Progress, step: int) -> dict[str, Any]:
     """Evaluate, write evals/NAME and a row of metrics, say the figures; returns Evaluation.to_dict()."""
     name = f"step_{step:06d}"
@@ -77,9 +106,12 @@ def evaluate_and_record(run_it: Callable[[str], Evaluation], run: Run, progress:
         evaluation = run_it(name)
     result = evaluation.to_dict()
     run.write_evaluation(name, result, evaluation.rows)
-    row = {f"eval/{key}": value for key, value in result.items() if isinstance(value, float) and key != "seconds"}
-    row["time/eval_seconds"] = row.pop("eval/seconds", result["seconds"])
-    row["perf/eval_tokens_per_second"] = row.pop("eval/tokens_per_second", 0.0)
+    figures = {key: value for key, value in result.items() if isinstance(value, float | int)}
+    row = {
+        "time/eval_seconds": figures.pop("seconds"),
+        "perf/eval_tokens_per_second": figures.pop("tokens_per_second"),
+        **{f"eval/{key}": value for key, value in figures.items() if key != "schema"},
+    }
     if result["ci95"]:
         row["eval/ci95_low"], row["eval/ci95_high"] = result["ci95"]
     greedy = result.get("greedy")

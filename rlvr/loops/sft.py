@@ -45,7 +45,10 @@ def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress) -> d
         demonstrations,
         max_length=recipe.max_length or policy.context_length(model),
         completion_only=recipe.completion_only_loss,
+        on_bad_row=recipe.data.on_bad_row,
     )
+    if len(examples) < len(demonstrations):
+        progress.warn(f"{len(demonstrations) - len(examples)} demonstrations left out: they are too long")
     with StopRequest(progress.warn) as stop:
         return _train(recipe, run, progress, model, tokenizer, examples, stop)
 
@@ -94,6 +97,7 @@ def _train(
         "seconds": state.seconds(),
         "tokens": state.tokens,
         "loss": metrics.get("loss"),
+        "warnings": progress.num_warnings,
         "model": str(run.model_folder),
     }
     run.finish(summary)

@@ -13,7 +13,9 @@ from rlvr.seeds import seed_for
 from rlvr.types import Group, RewardSource, Task, Verdict
 
 
-def combine(verdicts: Mapping[str, Verdict], rewards: Mapping[str, recipe.Reward]) -> float | None:
+def combine(
+    verdicts: Mapping[str, Verdict], rewards: Mapping[str, recipe.Reward], left_out: Collection[str] = ()
+) -> float | None:
     """sum of weight * score over the parts that speak; None where none does, or one that is needed failed.
 
     Weights are not renormalised: a part that is left out counts as nothing, and the others as they are. A part of
@@ -22,12 +24,23 @@ def combine(verdicts: Mapping[str, Verdict], rewards: Mapping[str, recipe.Reward
     total, num_parts = 0.0, 0
     for name, reward in rewards.items():
         verdict = verdicts[name]
+        if reward.weight == 0 or name in left_out:
+            continue
         if verdict.score is not None:
             total += reward.weight * verdict.score
             num_parts += 1
-        elif verdict.outcome != "not_applicable" and not reward.optional and reward.weight != 0:
+        elif verdict.outcome != "not_applicable" and not reward.optional:
             return None
     return total if num_parts else None
+
+
+def failed_optional(verdicts_G: Sequence[Mapping[str, Verdict]], rewards: Mapping[str, recipe.Reward]) -> set[str]:
+    """Optional parts that failed for any sibling: the whole group does without them, so that none is worse off."""
+    return {
+        name
+        for name, reward in rewards.items()
+        if reward.optional and any(v[name].score is None and v[name].outcome != "not_applicable" for v in verdicts_G)
+    }
 
 
 class RandomReward:
@@ -69,11 +82,15 @@ class Rewards:
         parts = {name: source.score(groups) for name, source in self._sources.items()}
         scored = []
         for g, group in enumerate(groups):
-            rollouts = []
-            for k, rollout in enumerate(group.rollouts):
-                verdicts = {name: verdicts_GR[g][k] for name, verdicts_GR in parts.items()}
-                rollouts.append(replace(rollout, verdicts=verdicts, reward=combine(verdicts, self._rewards)))
-            scored.append(replace(group, rollouts=tuple(rollouts)))
+            verdicts_G = [
+                {name: verdicts[g][k] for name, verdicts in parts.items()} for k in range(len(group.rollouts))
+            ]
+            left_out = failed_optional(verdicts_G, self._rewards)
+            rollouts = tuple(
+                replace(rollout, verdicts=verdicts, reward=combine(verdicts, self._rewards, left_out))
+                for rollout, verdicts in zip(group.rollouts, verdicts_G, strict=True)
+            )
+            scored.append(replace(group, rollouts=rollouts))
         return scored
 
     def submit(self, group: Group) -> Future[Group]:

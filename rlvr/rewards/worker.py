@@ -430,12 +430,13 @@ def _address_space() -> int:
 def _cause_of_death(worker: _Worker, bound: Bound, status: int) -> Verdict:
     seconds = time.monotonic() - worker.since
     number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-    if number == signal.SIGPROF or worker.overdue:
-        limit = f"{bound.wall_limit:g} s of time" if worker.overdue else f"{bound.deadline:g} s of CPU"
+    if worker.overdue:  # a machine that stood still, or a verifier that waits for something: not the response's doing
+        return _broken(bound, f"no verdict after {bound.wall_limit:g} s, in which it computed for less", seconds)
+    if number == signal.SIGPROF:
         return Verdict(
             score=0.0,
             outcome="timeout",
-            reason=f"checking it takes more than {limit}",
+            reason=f"checking it takes more than {bound.deadline:g} s of CPU",
             seconds=seconds,
             verifier=bound.name,
             version=bound.version,

@@ -1,0 +1,36 @@
+"""A model against held-out tasks, on its own."""
+
+from __future__ import annotations
+
+from rlvr import policy
+from rlvr.engines import base as engines
+from rlvr.evaluate import Evaluation, evaluate
+from rlvr.loops import setup
+from rlvr.progress import Progress
+from rlvr.recipe import EvalRecipe
+from rlvr.rewards import base as rewards_base
+
+
+def evaluate_model(recipe: EvalRecipe, progress: Progress) -> Evaluation:
+    """Sample and judge recipe.eval.tasks. RlvrError where data, model, verifiers or engine cannot be used."""
+    tasks = setup.load_held_out(recipe.eval, progress)
+    rewards = rewards_base.build({}, recipe.scoring, 0, {task.verifier for task in tasks if task.verifier})
+    try:
+        tokenizer, model_context = policy.load_tokenizer(recipe.model)
+        context = setup.context_of(model_context, recipe.engine)
+        most = recipe.eval.max_tokens
+        encoded = setup.encode(tokenizer, tasks, recipe.eval.tasks, max_tokens=most, context=context, progress=progress)
+        longest = setup.longest(encoded, most)
+        engine = engines.build(recipe.engine, recipe.model, tokenizer, min(longest, context or longest))
+        try:
+            return evaluate(
+                encoded,
+                engine,
+                rewards.judge,
+                recipe.eval,
+                on_progress=lambda done, total: progress.phase(f"{done}/{total} completions"),
+            )
+        finally:
+            engine.close()
+    finally:
+        rewards.close()
