@@ -129,6 +129,18 @@ def cut_at_stop(text: str, stop: tuple[str, ...]) -> str | None:
     return text[: min(places)] if places else None
 
 
+def end_token_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end a completion: the tokenizer's end token and those of the model's generation_config.json."""
+    from transformers import GenerationConfig
+
+    try:
+        configured = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:  # the model has no such file
+        configured = None
+    many = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in (*many, tokenizer.eos_token_id) if isinstance(token, int))
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, 259 tokens: <pad> <eos> <bos> and 256 bytes in the order of the byte-level alphabet."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -14,7 +14,7 @@ import typer
 import rlvr
 from rlvr import machine, settings
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
-from rlvr.recipe import EvalRecipe, Recipe, RlRecipe, SftRecipe, TrainingRecipe
+from rlvr.recipe import STAGES, EvalRecipe, Recipe, RlRecipe, SftRecipe, TrainingRecipe
 
 # click's, or that of the click that newer typers bring along
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -78,40 +78,35 @@ def _version(
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog="Example: rlvr train recipes/arithmetic/grpo.yaml seed=1 run.dir=runs/mine")
-def train(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    resume: Resume = "auto",
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Train a policy by reinforcement learning on verified rewards."""
-    _run_stage("rl", recipe, overrides, resume, dry_run, as_json)
+def _training_command(stage: str, summary: str, example: str) -> None:
+    """Register the command of a stage; they differ in nothing else."""
+
+    @app.command(name=STAGES[stage].command, help=summary, epilog=f"Example: {example}")
+    def command(
+        recipe: RecipePath,
+        overrides: Overrides = None,
+        resume: Resume = "auto",
+        dry_run: DryRun = False,
+        as_json: Json = False,
+    ) -> None:
+        _run_stage(stage, recipe, overrides, resume, dry_run, as_json)
 
 
-@app.command(epilog="Example: rlvr pretrain recipes/arithmetic/pretrain.yaml run.dir=runs/base")
-def pretrain(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    resume: Resume = "auto",
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Make a small model with its own tokenizer and train it from scratch."""
-    _run_stage("pretrain", recipe, overrides, resume, dry_run, as_json)
-
-
-@app.command(epilog="Example: rlvr sft recipes/arithmetic/sft.yaml model.path=runs/base/model")
-def sft(
-    recipe: RecipePath,
-    overrides: Overrides = None,
-    resume: Resume = "auto",
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Fine-tune a model on demonstrations."""
-    _run_stage("sft", recipe, overrides, resume, dry_run, as_json)
+_training_command(
+    "rl",
+    "Train a policy by reinforcement learning on verified rewards.",
+    "rlvr train recipes/arithmetic/grpo.yaml seed=1 run.dir=runs/mine",
+)
+_training_command(
+    "pretrain",
+    "Make a small model with its own tokenizer and train it from scratch.",
+    "rlvr pretrain recipes/arithmetic/pretrain.yaml run.dir=runs/base",
+)
+_training_command(
+    "sft",
+    "Fine-tune a model on demonstrations.",
+    "rlvr sft recipes/arithmetic/sft.yaml model.path=runs/base/model",
+)
 
 
 def _run_stage(

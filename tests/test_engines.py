@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -359,12 +361,25 @@ def test_vllm_must_take_the_weights_and_forget_what_was_of_the_old_ones() -> Non
 
 @pytest.mark.parametrize(("set_to", "longest", "used"), [(None, 77, 77), (50, 77, 50), (None, None, None)])
 def test_vllm_keeps_room_for_the_setting_or_else_for_the_longest_to_come(
-    set_to: int | None, longest: int | None, used: int | None, monkeypatch: pytest.MonkeyPatch
+    set_to: int | None, longest: int | None, used: int | None, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths: list[int | None] = []
     monkeypatch.setattr(vllm, "_start", lambda s, m, max_model_len, *, is_cpu: lengths.append(max_model_len))
-    base.build(VllmEngine(max_model_len=set_to), Model(path="m"), None, longest)
+    base.build(VllmEngine(max_model_len=set_to), Model(path=str(tiny_model)), chat.byte_tokenizer(), longest)
     assert lengths == [used]
+
+
+def test_all_end_tokens_of_the_generation_config_end_a_completion(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = chat.byte_tokenizer()
+    assert chat.end_token_ids(str(tiny_model), tokenizer) == {1}
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [1, 40]}))
+    assert chat.end_token_ids(str(folder), tokenizer) == {1, 40}
+    assert vllm._params(Sampling(), 0, {40, 1}).stop_token_ids == [1, 40]
+    (folder / "generation_config.json").unlink()
+    assert chat.end_token_ids(str(folder), tokenizer) == {1}
 
 
 # --- going away early ------------------------------------------------------------------------------------------------

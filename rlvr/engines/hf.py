@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlvr.chat import cut_at_stop, decode
+from rlvr.chat import cut_at_stop, decode, end_token_ids
 from rlvr.errors import EngineError
 from rlvr.policy import context_length, load_model
 from rlvr.recipe import HfEngine, Model
@@ -49,9 +49,7 @@ class HuggingFace:
         self.context = context_length(self.model)
         self.model.requires_grad_(False)
         self.version = 0
-        configured = self.model.generation_config.eos_token_id
-        many = configured if isinstance(configured, list) else [configured]
-        self.end_ids = {i for i in (*many, tokenizer.eos_token_id) if i is not None}
+        self.end_ids = end_token_ids(model.path, tokenizer)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[str, Completion]]:
         waiting: list[Request] = []

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from rlvr.chat import cut_at_stop, decode
+from rlvr.chat import cut_at_stop, decode, end_token_ids
 from rlvr.errors import EngineError
 from rlvr.recipe import Model, VllmEngine
 from rlvr.types import Completion, Finish, Request, Sampling
@@ -55,6 +55,7 @@ class Vllm:
         self.tokenizer = tokenizer
         self.version = 0
         self.is_cpu = is_cpu_build()
+        self.end_ids = end_token_ids(model.path, tokenizer)
         try:
             with _quiet():
                 self.llm = _start(settings, model, settings.max_model_len or longest, is_cpu=self.is_cpu)
@@ -71,7 +72,7 @@ class Vllm:
             for request in requests:
                 for id, seed in zip(request.sample_ids, request.seeds, strict=True):
                     prompt = {"prompt_token_ids": list(request.prompt_ids)}
-                    engine.add_request(id, prompt, _params(request.sampling, seed))
+                    engine.add_request(id, prompt, _params(request.sampling, seed, self.end_ids))
                     owners[id] = request
             while owners and engine.has_unfinished_requests():
                 for output in engine.step():
@@ -152,7 +153,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _params(sampling: Sampling, seed: int) -> Any:
+def _params(sampling: Sampling, seed: int, end_ids: Collection[int]) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -164,6 +165,7 @@ def _params(sampling: Sampling, seed: int) -> Any:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         stop=list(sampling.stop) or None,
+        stop_token_ids=sorted(end_ids),  # with generation_config="vllm" it would know the tokenizer's alone
         logprobs=0,  # the sampled token's alone
         detokenize=bool(sampling.stop),  # we decode ourselves; only stop strings need its text
         output_kind=RequestOutputKind.FINAL_ONLY,
