@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +44,8 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, su
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: user errors become one line on stderr and an exit code (errors.py), tracebacks are for bugs."""
     debug = os.environ.get("RLVR_DEBUG") == "1"
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
     try:
         code = app(args=arguments, prog_name="rlvr", standalone_mode=False)
         sys.stdout.flush()
@@ -59,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # typer ends those within a command in the same way: quietly, and not as done
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except OSError as error:
+        if debug or error.errno != errno.ENOSPC:
+            raise
+        print(f"rlvr: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = DiskError.exit_code
     if code == 130:  # typer returns it for Ctrl-C
         print("rlvr: interrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
@@ -156,8 +166,7 @@ def _loop(recipe: TrainingRecipe) -> Callable[..., dict[str, Any]]:
 
 def _dry_run(recipe: TrainingRecipe) -> dict[str, Any]:
     """All that can be found out without weights: rows, verifiers, the model's files, the lengths of prompts."""
-    from rlvr import chat, plugins, policy, tasks
-    from rlvr.loops import setup
+    from rlvr import plugins, tasks
 
     held_out = tasks.load_tasks(recipe.eval.tasks, setting="eval.tasks").rows if recipe.eval.tasks else []
     found: dict[str, Any] = {"stage": recipe.stage, "steps": recipe.steps, "held_out": len(held_out)}
@@ -170,23 +179,46 @@ def _dry_run(recipe: TrainingRecipe) -> dict[str, Any]:
         for name in sorted({name for name in (*asked, *(task.verifier for task in (*rows, *held_out))) if name}):
             plugins.find("verifier", name)
     if isinstance(recipe, RlRecipe | SftRecipe):
-        tokenizer, context = policy.load_tokenizer(recipe.model)
-        on_bad_row = recipe.data.on_bad_row
-        if isinstance(recipe, RlRecipe):
-            context = setup.context_of(context, recipe.engine)
-            most = recipe.sample.max_tokens
-            kept = chat.encode_tasks(tokenizer, rows, max_tokens=most, context=context, on_bad_row=on_bad_row)
-        else:
-            kept = chat.encode_demonstrations(
-                tokenizer,
-                rows,
-                max_length=recipe.max_length or context,
-                completion_only=recipe.completion_only_loss,
-                on_bad_row=on_bad_row,
+        found |= _check_lengths(recipe, rows)
+    print("\n".join(f"{name:12} {_word(value)}" for name, value in found.items()))
+    print("all is well; `rlvr config` shows the resolved settings")
+    return found
+
+
+def _check_lengths(recipe: RlRecipe | SftRecipe, rows: Sequence[Any]) -> dict[str, Any]:
+    """Tokenise all rows as training would. tokens: [least, median, most]; first: the first row as the model sees it."""
+    import statistics
+
+    from rlvr import chat, policy
+    from rlvr.loops import setup
+
+    tokenizer, context = policy.load_tokenizer(recipe.model)
+    on_bad_row = recipe.data.on_bad_row
+    if isinstance(recipe, RlRecipe):
+        context = setup.context_of(context, recipe.engine)
+        most = recipe.sample.max_tokens
+        encoded = chat.encode_tasks(tokenizer, rows, max_tokens=most, context=context, on_bad_row=on_bad_row)
+        ids = [prompt_ids for _, prompt_ids in encoded]
+    else:
+        examples = chat.encode_demonstrations(
+            tokenizer,
+            rows,
+            max_length=recipe.max_length or context,
+            completion_only=recipe.completion_only_loss,
+            on_bad_row=on_bad_row,
+        )
+        ids = [tuple(example.ids.tolist()) for example in examples]
+    lengths = [len(i) for i in ids]
+    found: dict[str, Any] = {"too_long": len(rows) - len(ids), "context": context}
+    found["tokens"] = [min(lengths), int(statistics.median(lengths)), max(lengths)]
+    found["first"] = tokenizer.decode(list(ids[0]))
+    if isinstance(recipe, RlRecipe):
+        found["gold"] = rows[0].gold
+        if context is not None and max(lengths) + recipe.sample.max_tokens > context:
+            print(
+                f"note: the longest prompt ({max(lengths)}) leaves {context - max(lengths)} of sample.max_tokens="
+                f"{recipe.sample.max_tokens} tokens in a context of {context}"
             )
-        found["too_long"] = len(rows) - len(kept)
-    print(settings.to_yaml(recipe), end="")
-    print("# " + "  ".join(f"{name}: {value}" for name, value in found.items()))
     return found
 
 
@@ -230,18 +262,29 @@ def evaluate(
     if recipe is not None and "=" in recipe:
         overrides, recipe = [recipe, *(overrides or [])], None
     flags = _eval_flags(model, tasks, k, samples, max_tokens, engine)
-    if out is not None and not out.parent.is_dir():
-        raise DiskError(f"--out {out}: no folder {out.parent}")
+    base = Path(str(out).removesuffix(".json")) if out is not None else None
+    if base is not None:
+        _check_writable(base)
     result, rows = _evaluate(_eval_recipe(recipe, [*flags, *(overrides or [])]))
     from rlvr.loops.setup import describe_evaluation
 
     print(describe_evaluation(result))
-    if out is not None:
-        base = str(out).removesuffix(".json")
+    if base is not None:
         Path(f"{base}.json").write_text(json.dumps(result, indent=1))
         Path(f"{base}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if as_json:
         print(json.dumps(result), flush=True)
+
+
+def _check_writable(out: Path) -> None:
+    """DiskError before the work where its result could not be written afterwards."""
+    if out.is_dir():
+        raise DiskError(f"--out {out}: is a folder; name a file in it")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise DiskError(f"--out {out}: cannot write to {out.parent}: {error.strerror}") from None
 
 
 def _eval_flags(
@@ -278,6 +321,9 @@ def _eval_flags(
 
 def _eval_recipe(path: str | None, overrides: Sequence[str]) -> EvalRecipe:
     if path is None:
+        given = {text.partition("=")[0] for text in overrides}
+        if "model.path" not in given or not given & {"eval.tasks", "eval.tasks.path"}:
+            raise SettingsError("eval needs a RECIPE, or --model FOLDER and --tasks FILE")
         return settings.from_overrides("eval", overrides)  # type: ignore[return-value]
     recipe = settings.load_recipe(path, overrides)
     if isinstance(recipe, EvalRecipe):
@@ -312,6 +358,7 @@ def verify(
     explain: Annotated[
         tuple[str, str] | None, typer.Option(metavar="GOLD RESPONSE", help="Judge one response.")
     ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write every verdict with its reason to this JSONL file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Judge responses, with reasons: one, or a file of them."""
@@ -321,13 +368,35 @@ def verify(
         raise SettingsError("verify needs either FILE.jsonl or --explain GOLD RESPONSE")
     if explain is not None:
         result = verification.explain(explain[0], explain[1], verifier or "math")
-        print("\n".join(f"{name:9} {value}" for name, value in result.items() if value not in (None, "", {})))
+        print("\n".join(f"{k:9} {_word(v)}" for k, v in result.items() if k == "score" or v not in (None, "", {})))
+        unjudged = result["score"] is None
     else:
         assert file is not None
-        result = dict(verification.verify_file(file, verifier))
-        print("\n".join(f"{name:15} {value}" for name, value in result.items()))
+        cases = verification.read_cases(file, verifier)
+        verdicts = verification.judge_cases(cases)
+        result = dict(verification.report(cases, verdicts))
+        for line in verification.worth_a_look(cases, verdicts):
+            print(line)
+        print("\n".join(f"{name:15} {_word(value)}" for name, value in result.items()))
+        unjudged = result["unjudged"] == result["n"]
+        if out is not None:
+            rows = verification.rows(cases, verdicts)
+            _check_writable(out)
+            out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if as_json:
         print(json.dumps(result), flush=True)
+    if unjudged:
+        raise DataError("nothing could be judged: see the reasons above")
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {_word(count)}" for name, count in value.items()) or "none"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------

@@ -440,6 +440,8 @@ def _row(sample: _Sample) -> dict[str, Any]:
         "source": sample.task.source,
         "sample": sample.index,
         "greedy": sample.greedy,
+        "prompt": sample.task.prompt if isinstance(sample.task.prompt, str) else list(sample.task.prompt),
+        "gold": sample.task.gold,
         "response": sample.completion.text,
         "finish": sample.completion.finish,
         "tokens": len(sample.completion.token_ids),

@@ -37,7 +37,7 @@ def load_model(settings: Model) -> tuple[Any, Any]:
 
     DataError in one line where it is missing, pickled, torn, or no causal language model.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     check_model_path(settings)
     config = _load_config(settings.path)
@@ -47,7 +47,9 @@ def load_model(settings: Model) -> tuple[Any, Any]:
             settings.path, dtype=DTYPES[settings.dtype], use_safetensors=True, output_loading_info=True
         )
         model, report = loaded
-        tokenizer = AutoTokenizer.from_pretrained(settings.path)
+        tokenizer = _load_tokenizer(settings.path)
+    except DataError:
+        raise
     except Exception as error:  # safetensors, tokenizers and transformers each raise their own kinds
         raise DataError(f"model.path {settings.path}: cannot be loaded: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
@@ -60,15 +62,26 @@ def load_model(settings: Model) -> tuple[Any, Any]:
 
 def load_tokenizer(settings: Model) -> tuple[Any, int | None]:
     """(tokenizer, longest sequence in tokens that the model was made for), without weights. DataError as load_model."""
-    from transformers import AutoTokenizer
-
     check_model_path(settings)
     config = _load_config(settings.path)
     _check_architecture(config, settings.path)
     try:
-        return AutoTokenizer.from_pretrained(settings.path), getattr(config, "max_position_embeddings", None)
+        return _load_tokenizer(settings.path), getattr(config, "max_position_embeddings", None)
+    except DataError:
+        raise
     except Exception as error:  # tokenizers raises its own kinds
         raise DataError(f"model.path {settings.path}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+
+
+def _load_tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    if not tokenizer("a")["input_ids"]:  # transformers makes an empty one where the folder has none
+        raise DataError(f"model.path {path}: no tokenizer in it (tokenizer.json); save it beside the model")
+    if tokenizer.eos_token_id is None:
+        raise DataError(f"model.path {path}: its tokenizer has no end token (eos_token), so no completion could end")
+    return tokenizer
 
 
 def check_model_path(settings: Model) -> None:

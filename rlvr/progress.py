@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import threading
 import time
 from collections import deque
@@ -72,6 +73,7 @@ class Progress:
         self._last_line = clock()
         self._last_draw = float("-inf")
         self._live: Live | None = None
+        self._is_mute = False
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal and not self._console.is_dumb_terminal:
@@ -180,8 +182,16 @@ class Progress:
         self._write(text)
 
     def _write(self, text: str) -> None:
-        self._console.file.write(text + "\n")  # one write, not through rich, which would wrap at 80 columns
-        self._console.file.flush()
+        """A run outlives whoever was reading: where the output is closed or full, it goes on without."""
+        if self._is_mute:
+            return
+        try:
+            self._console.file.write(text + "\n")  # one write, not through rich, which would wrap at 80 columns
+            self._console.file.flush()
+        except OSError as error:
+            self._is_mute = True
+            with contextlib.suppress(OSError):
+                sys.stderr.write(f"rlvr: the progress cannot be shown any more ({error.strerror}); going on\n")
 
     def _draw(self, force: bool = False) -> None:
         now = self._clock()
@@ -245,6 +255,14 @@ def warnings_in_words(metrics: Mapping[str, float]) -> list[str]:
             f"no answer was found in {100 * unextracted:.0f} % of completions: check that the prompt asks for the form "
             "that the verifier reads (reward/unextracted)"
         )
+    for name, share in metrics.items():
+        limit = {"timeout": "CPU time (its deadline)", "too_complex": "memory (scoring.memory_mib) or grew too complex"}
+        area, _, outcome = name.rpartition("/")
+        if area.startswith("verdicts/") and outcome in limit and share > 0.1:
+            words.append(
+                f"{100 * share:.0f} % of the verdicts of {area.removeprefix('verdicts/')} ran out of {limit[outcome]} "
+                f"and count 0: is it the responses, or the verifier? ({name})"
+            )
     unjudged = metrics.get("reward/unjudged_ratio", 0.0)
     if unjudged > 0.01:
         words.append(

@@ -15,7 +15,11 @@ Count = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Strings = Annotated[tuple[str, ...], Strict(False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Strict(False)]
 Ints = Annotated[tuple[PositiveInt, ...], Strict(False)]
 
 
@@ -31,7 +35,7 @@ class Run(Settings):
 
 
 class Model(Settings):
-    path: str
+    path: Name
     """Folder or Hugging Face name of a causal language model (safetensors)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights. Training takes float32 alone: a step of the optimizer is lost in bfloat16's rounding."""
@@ -68,7 +72,7 @@ class NewModel(Settings):
 class Data(Settings):
     """Rows: prompt and gold for RL and evaluation, prompt and completion (or text) for SFT and pretraining."""
 
-    path: str
+    path: Name
     """File (.jsonl .json .parquet .csv), folder, Hugging Face name, or for a generator package.module:function or
     file.py:function. Relative paths start at the current directory."""
     source: Literal["file", "hub", "generator"] = "file"
@@ -143,7 +147,7 @@ class VerifiedReward(Settings):
     """Score of a verifier."""
     verifier: str | None = None
     """Without it each task's own."""
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: Weight = 1.0
     """0 logs the part without training on it."""
     optional: bool = False
     """A part that fails is left out, where otherwise the rollout counts as unjudged."""
@@ -153,7 +157,7 @@ class RandomReward(Settings):
     kind: Literal["random"]
     """1 with probability p whatever was written: a control run."""
     p: Share = 0.5
-    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    weight: Weight = 1.0
     optional: bool = False
 
 
@@ -206,9 +210,9 @@ class Kl(Settings):
 
 class AdamW(Settings):
     kind: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 1e-6
+    lr: Rate = 1e-6
     """Learning rate after the warm-up (TRL: learning_rate)."""
-    betas: Annotated[tuple[Share, Share], Strict(False)] = (0.9, 0.95)
+    betas: Annotated[tuple[Decay, Decay], Strict(False)] = (0.9, 0.95)
     weight_decay: NonNegative = 0.0
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """After the warm-up; linear and cosine fall towards min_lr_ratio, reached after the last step."""
@@ -225,10 +229,10 @@ class AdamW(Settings):
 class Muon(AdamW):
     kind: Literal["muon"]  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
     """torch.optim.Muon for the 2-D weights of the layers, AdamW for embeddings, heads and vectors."""
-    lr: PositiveFloat = 1e-2
+    lr: Rate = 1e-2
     """Of Muon's weights."""
-    momentum: Share = 0.95
-    adamw_lr: PositiveFloat = 2e-3
+    momentum: Decay = 0.95
+    adamw_lr: Rate = 2e-3
     """Of the rest."""
 
 

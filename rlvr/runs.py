@@ -123,7 +123,7 @@ class Run:
             with _as_disk_error(self.folder):
                 _write(path, "".join(json.dumps(row) + "\n" for row in kept))
         for file in (self.folder / "rollouts").glob("*.parquet"):
-            if int(file.stem) > step:
+            if file.stem.isdecimal() and int(file.stem) > step:
                 with _as_disk_error(file):
                     file.unlink()
 
@@ -165,6 +165,8 @@ class Run:
         lock = open(self.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 - held until close()
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_same_file(lock, self.folder / ".lock"):  # another run ended in between and took its lock away
+                raise BlockingIOError
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip()
@@ -199,7 +201,13 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         inside = sorted(p.parent.name for p in folder.glob("*/recipe.yaml")) if folder.is_dir() else []
         hint = f"; runs in it: {', '.join(inside)}" if inside else ""
         raise DataError(f"{folder} is no run folder (no recipe.yaml in it){hint}")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{path} is damaged: it holds no settings")
+    return values
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -226,7 +234,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def read_summary(folder: Path) -> dict[str, Any] | None:
     """summary.json, or None while the run is unfinished."""
     path = folder / "summary.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); without it the run is resumed") from None
+    if not isinstance(summary, dict):
+        raise DataError(f"{path} is damaged: it holds no figures; without it the run is resumed")
+    return summary
 
 
 def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
@@ -348,8 +364,8 @@ def _check_same_settings(old: dict[str, Any], recipe: Recipe, folder: Path) -> N
     ]
     if changed:
         raise SettingsError(
-            f"run.dir {folder} holds a run with other settings ({'; '.join(changed)}); give it its own or set another "
-            "run.dir"
+            f"run.dir {folder} holds a run with other settings ({'; '.join(changed)}); use those of its "
+            "recipe.yaml or set another run.dir"
         )
 
 
@@ -360,6 +376,13 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves
+
+
+def _is_same_file(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _numbered(parent: Path, name: str) -> Path:

@@ -362,7 +362,7 @@ def _id(row: Row, fields: Mapping[str, Any], data: Data) -> tuple[str, str | Non
     if found is not None and found[1] != "":
         if isinstance(found[1], bool) or not isinstance(found[1], (str, int)):
             raise BadRow(f"id must be text or a whole number, got {kind(found[1])} (column {found[0]!r})")
-        return str(found[1]), found[0]
+        return _unicode(str(found[1]), "id"), found[0]
     extra = _parsed(fields.get("extra_info"))
     if isinstance(extra, Mapping) and isinstance(extra.get("index"), (str, int)):
         # verl's index counts within one source, and files of several are joined

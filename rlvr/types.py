@@ -131,6 +131,13 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.score is not None and not 0.0 <= self.score <= 1.0:  # NaN fails this too
             raise ValueError(f"Verdict.score must be in [0, 1] or None, got {self.score!r}")
+        for name in ("reason", "how", "stage", "verifier", "version"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"Verdict.{name} must be text, got {getattr(self, name)!r}")
+        if not (self.answer is None or isinstance(self.answer, str)):
+            raise ValueError(f"Verdict.answer must be text or None, got {self.answer!r}")
+        if not isinstance(self.checks, Mapping):
+            raise ValueError(f"Verdict.checks must be a mapping, got {self.checks!r}")
         unscored = self.outcome in ("gold_invalid", "error", "not_applicable")
         if unscored != (self.score is None):
             raise ValueError(f"Verdict: outcome {self.outcome!r} does not go with score {self.score!r}")

@@ -16,7 +16,7 @@ from rlvr.types import Task, Verdict
 
 _MEMORY_MIB = 2048
 _MOST_WRONG = 20
-_MOST_PROBLEMS = 50
+_MOST_PROBLEMS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +43,10 @@ class Report(TypedDict):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    num_expected: NotRequired[int]
+    """Cases that say what is expected; what follows is over them, and absent where there are none."""
     accuracy: NotRequired[float]
-    """Share of cases with a score on the expected side of 0.5; an unjudged one is on neither. This and what follows:
-    only where every row has `expected`."""
+    """Share of cases with a score on the expected side of 0.5; an unjudged one is on neither."""
     false_positive: NotRequired[int]
     false_negative: NotRequired[int]
     wrong: NotRequired[list[str]]
@@ -56,12 +57,6 @@ def explain(gold: Any, response: str, verifier: str = "math") -> dict[str, Any]:
     """All fields of the verdict on one response."""
     with VerifierPool([verifier], workers=1, memory_mib=_MEMORY_MIB) as pool:
         return asdict(pool.submit(verifier, response, Task(id="explain", prompt="", gold=gold)).result())
-
-
-def verify_file(path: str | Path, verifier: str | None = None, workers: int = 1) -> Report:
-    """read_cases(), judge_cases() and report() in one. DataError names every bad row."""
-    cases = read_cases(path, verifier)
-    return report(cases, judge_cases(cases, workers))
 
 
 def read_cases(path: str | Path, verifier: str | None = None) -> list[Case]:
@@ -116,15 +111,35 @@ def report(cases: Sequence[Case], verdicts: Sequence[Verdict]) -> Report:
         p99_ms=_quantile(times, 0.99),
         max_ms=times[-1],
     )
-    if all(case.expected is not None for case in cases):
-        passed = [None if verdict.score is None else verdict.score >= 0.5 for verdict in verdicts]
-        pairs = list(zip(cases, passed, strict=True))
+    passed = [None if verdict.score is None else verdict.score >= 0.5 for verdict in verdicts]
+    pairs = [(case, accepted) for case, accepted in zip(cases, passed, strict=True) if case.expected is not None]
+    if pairs:
         wrong = [case.id for case, accepted in pairs if accepted != case.expected]
-        result["accuracy"] = 1 - len(wrong) / len(cases)
+        result["num_expected"] = len(pairs)
+        result["accuracy"] = 1 - len(wrong) / len(pairs)
         result["false_positive"] = sum(accepted is True and not case.expected for case, accepted in pairs)
         result["false_negative"] = sum(accepted is False and bool(case.expected) for case, accepted in pairs)
         result["wrong"] = wrong[:_MOST_WRONG]
     return result
+
+
+def worth_a_look(cases: Sequence[Case], verdicts: Sequence[Verdict]) -> list[str]:
+    """A line with the reason for each case that could not be judged, or not as expected; the first 20."""
+    lines = [
+        f"{case.id}: {verdict.outcome}: {verdict.reason}"
+        for case, verdict in zip(cases, verdicts, strict=True)
+        if verdict.score is None or (case.expected is not None and (verdict.score >= 0.5) != case.expected)
+    ]
+    more = len(lines) - _MOST_WRONG
+    return lines[:_MOST_WRONG] + ([f"... and {more} more (--out FILE has them all)"] if more > 0 else [])
+
+
+def rows(cases: Sequence[Case], verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Case and verdict side by side, plain data."""
+    return [
+        {"id": case.id, "gold": case.gold, "response": case.response, "expected": case.expected, **asdict(verdict)}
+        for case, verdict in zip(cases, verdicts, strict=True)
+    ]
 
 
 def _case(row: Any, number: int, verifier: str | None) -> Case:
@@ -135,6 +150,8 @@ def _case(row: Any, number: int, verifier: str | None) -> Case:
     if gold_key is None:
         raise ValueError("no gold (nor answer, solution)")
     response = row["response"] if "response" in row else row.get("completion")
+    if "response" not in row and "completion" not in row:
+        raise ValueError(f"no response (nor completion); it has {', '.join(map(str, row))}")
     if not isinstance(response, str):
         raise ValueError(f"response (or completion) must be text, got {type(response).__name__}")
     expected = row.get("expected")

@@ -353,7 +353,10 @@ def test_a_finished_run_says_so_and_does_nothing(call: Call, finished: Path, mon
     monkeypatch.chdir(finished)
     before = {p: p.stat().st_mtime_ns for p in Path("out").rglob("*") if p.is_file() and p.name != ".lock"}
     line = one_line(call("sft", "r.yaml", "seed=5"), 2)
-    assert line == "run.dir out holds a run with other settings (seed: 0 -> 5); give it its own or set another run.dir"
+    assert (
+        line == "run.dir out holds a run with other settings (seed: 0 -> 5); "
+        "use those of its recipe.yaml or set another run.dir"
+    )
     said = call("sft", "r.yaml", "--json")
     assert said.out.startswith("out is finished; nothing to do (set another run.dir for a new run)\n")
     summary = last_json(said)
@@ -480,14 +483,14 @@ def test_eval_loads_the_model_once_and_keeps_the_dots_of_out(
 
 def test_eval_finds_out_early_that_its_result_has_no_place(call: Call) -> None:
     line = one_line(call("eval", "--model", "m", "--tasks", "t", "--out", "no/where"), 4)
-    assert line == "--out no/where: no folder no"
+    assert line == "--out no/where: cannot write to no: No such file or directory"
 
 
 def test_eval_refuses_what_it_cannot_measure(call: Call) -> None:
     assert one_line(call("eval", "--model", "m", "-k", "1,x", "--tasks", "t"), 2) == (
         "-k must be numbers separated by commas, such as 1,8, got '1,x'"
     )
-    assert one_line(call("eval", "--model", "m"), 2) == "command line: eval: is needed but not set"
+    assert one_line(call("eval", "--model", "m"), 2) == "eval needs a RECIPE, or --model FOLDER and --tasks FILE"
     recipe = write_recipe("r.yaml", "sft", "m")
     assert (
         one_line(call("eval", recipe), 2) == "r.yaml is a recipe for `rlvr sft`; eval takes one with stage eval or rl"

@@ -23,7 +23,7 @@ from torch import Tensor
 from rlvr import chat
 from rlvr.engines import base, vllm
 from rlvr.engines.hf import HuggingFace, inverse_cdf, truncate
-from rlvr.errors import EngineError
+from rlvr.errors import EngineError, NonFiniteError
 from rlvr.policy import load_model
 from rlvr.recipe import HfEngine, Model, VllmEngine
 from rlvr.seeds import seed_for
@@ -367,6 +367,15 @@ def test_vllm_keeps_room_for_the_setting_or_else_for_the_longest_to_come(
     monkeypatch.setattr(vllm, "_start", lambda s, m, max_model_len, *, is_cpu: lengths.append(max_model_len))
     base.build(VllmEngine(max_model_len=set_to), Model(path=str(tiny_model)), chat.byte_tokenizer(), longest)
     assert lengths == [used]
+
+
+def test_a_model_that_gives_nan_is_not_sampled_from(tiny_model: Path) -> None:
+    settings = Model(path=str(tiny_model))
+    engine = HuggingFace(HfEngine(kind="hf"), settings, chat.byte_tokenizer())
+    broken = {name: torch.full_like(tensor, math.nan) for name, tensor in engine.model.state_dict().items()}
+    engine.load(broken.items(), version=3)
+    with pytest.raises(NonFiniteError, match="the model of version 3 gives nan as a log-probability"):
+        list(engine.generate([ask(1)]))
 
 
 def test_all_end_tokens_of_the_generation_config_end_a_completion(tiny_model: Path, tmp_path: Path) -> None:

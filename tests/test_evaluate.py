@@ -336,6 +336,8 @@ def test_rows_tell_of_every_completion() -> None:
         "source": "toy",
         "sample": 1,
         "greedy": False,
+        "prompt": "?",
+        "gold": "42",
         "response": "?",
         "finish": "stop",
         "tokens": 1,

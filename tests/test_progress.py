@@ -209,3 +209,20 @@ def test_a_kind_of_warning_comes_once_in_twenty_steps() -> None:
     ]
     assert shown == [1, 21, 41]
     assert len(gate.fresh(42, warnings_in_words({"frac_reward_zero_std": 1.0, "completions/clipped_ratio": 0.6}))) == 1
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with Progress("t", 2, console=Console(file=Closed())) as progress:
+        progress.step(1, {"reward": 0.5}, ["reward"])
+        progress.step(2, {"reward": 0.5}, ["reward"])
+    assert capsys.readouterr().err == "rlvr: the progress cannot be shown any more (Broken pipe); going on\n"
+
+
+def test_verdicts_that_ran_out_of_time_or_memory_are_told() -> None:
+    told = warnings_in_words({"verdicts/answer/timeout": 0.5, "verdicts/answer/too_complex": 0.05})
+    assert len(told) == 1
+    assert told[0].startswith("50 % of the verdicts of answer ran out of CPU time")

@@ -23,7 +23,8 @@ from rlvr.errors import DataError, PluginError, RlvrError
 from rlvr.rewards.base import RandomReward, build, combine, failed_optional
 from rlvr.rewards.verified import VerifiedReward, VerifierPool
 from rlvr.types import Completion, Group, Rollout, Task, Verdict
-from rlvr.verify import explain, judge_cases, read_cases, report, verify_file
+from rlvr.verify import explain, judge_cases, read_cases, report, worth_a_look
+from rlvr.verify import rows as verdict_rows
 
 PLUGIN = '''
 import ctypes, os, sys, time
@@ -524,10 +525,24 @@ def test_a_file_of_cases_is_counted(tmp_path: Path) -> None:
     assert (result.get("false_positive"), result.get("false_negative")) == (1, 1)
     assert result.get("wrong") == ["missed", "passed", "bad gold"]
     assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"] < 1000
-    path.write_text(json.dumps({"gold": "1", "response": "1"}))
-    alone = verify_file(path, "exact")
-    assert alone["mean_score"] == 1.0
-    assert "accuracy" not in alone
+    looked_at = worth_a_look(cases, found)
+    assert [line.split(":")[0] for line in looked_at] == ["missed", "passed", "bad gold"]
+    assert "gold_invalid: " in looked_at[2]
+    assert [(row["id"], row["score"], row["gold"]) for row in verdict_rows(cases, found)][:2] == [
+        ("right", 1.0, "42"),
+        ("3", 0.0, 42),
+    ]
+
+
+def test_what_is_expected_counts_where_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "cases.jsonl"
+    told = {"gold": "1", "response": "1", "expected": False}
+    path.write_text(json.dumps({"gold": "1", "response": "1"}) + "\n" + json.dumps(told))
+    cases = read_cases(path, "exact")
+    result = report(cases, judge_cases(cases))
+    assert (result["mean_score"], result.get("num_expected"), result.get("accuracy")) == (1.0, 1, 0.0)
+    cases = read_cases(path, "exact")[:1]
+    assert "accuracy" not in report(cases, judge_cases(cases))
 
 
 def test_all_bad_rows_are_told_at_once(tmp_path: Path) -> None:
@@ -541,7 +556,7 @@ def test_all_bad_rows_are_told_at_once(tmp_path: Path) -> None:
     lines = str(caught.value).split("\n")
     assert [line.split(":")[1] for line in lines] == ["2", "3", "4", "5", "6", "7"]
     assert "no gold" in lines[0]
-    assert "response (or completion) must be text" in lines[1]
+    assert "no response (nor completion); it has gold" in lines[1]
     assert all(line.startswith(str(path)) for line in lines)
     with pytest.raises(DataError, match="No such file"):
         read_cases(tmp_path / "absent.jsonl")
@@ -565,3 +580,9 @@ def test_a_verifier_that_sleeps_is_killed_at_the_wall_limit(sleeper: tuple[Futur
     assert "no verdict after 10 s, in which it computed for less" in verdict.reason
     assert 10 <= verdict.seconds < 13
     assert time.monotonic() - start >= 10
+
+
+@pytest.mark.parametrize("field", [{"reason": 5}, {"answer": 5}, {"how": None}, {"checks": [1]}])
+def test_a_verdict_of_wrong_types_is_refused_where_it_is_made(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"Verdict.{next(iter(field))} must be"):
+        Verdict(score=1.0, outcome="correct", **field)

@@ -211,7 +211,7 @@ def test_a_finished_run_is_opened_and_not_touched(tmp_path: Path) -> None:
     with Run.open(recipe(folder, "checkpoint.keep=9"), "r.yaml") as run:
         assert run.is_finished
     with pytest.raises(
-        SettingsError, match=r"holds a run with other settings \(seed: 0 -> 9\); give it its own or set"
+        SettingsError, match=r"holds a run with other settings \(seed: 0 -> 9\); use those of its recipe.yaml or set"
     ):
         Run.open(recipe(folder, "seed=9"), "r.yaml")
     assert files(folder) | {".lock": ""} == before | {".lock": ""}
@@ -472,3 +472,24 @@ def test_a_folder_that_is_no_run_names_the_runs_in_it(written: Path) -> None:
         read_recipe(written.parent / "nowhere")
     assert read_metrics(written.parent) == []
     assert read_summary(written) is None
+
+
+def test_a_lock_that_was_taken_away_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def flock_after_the_other_ended(lock: Any, how: int) -> None:
+        (folder / ".lock").unlink()
+
+    monkeypatch.setattr("rlvr.runs.fcntl.flock", flock_after_the_other_ended)
+    with pytest.raises(DiskError, match="is in use by process"):
+        Run.open(recipe(folder), "r.yaml")
+
+
+def test_damaged_files_of_a_run_are_named(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{x")
+    with pytest.raises(DataError, match=r"summary\.json is damaged"):
+        read_summary(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("a: [1")
+    with pytest.raises(DataError, match=r"recipe\.yaml is damaged"):
+        read_recipe(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import typing
@@ -73,13 +74,13 @@ def test_a_preset_lies_below_the_recipe_and_above_the_defaults(load: Load) -> No
 def test_overrides_read_their_values_as_yaml(load: Load) -> None:
     recipe = load(
         "", "optim.lr=1e-4", "eval.k=[1, 8]", "eval.samples=8", "rewards.fmt.verifier=boxed", "data.args={}",
-        "sample.stop=['\\n', Q]", "optim.betas=[0.5, 1]", "kl.coef=1", "run.dir=2026-01-31", "model.path=a=b",
+        "sample.stop=['\\n', Q]", "optim.betas=[0.5, 0]", "kl.coef=1", "run.dir=2026-01-31", "model.path=a=b",
     )  # fmt: skip
     assert recipe.optim.lr == 1e-4
     assert recipe.eval.k == (1, 8)
     assert recipe.rewards["fmt"].verifier == "boxed"
     assert recipe.sample.stop == ("\\n", "Q")
-    assert recipe.optim.betas == (0.5, 1.0)
+    assert recipe.optim.betas == (0.5, 0.0)
     assert recipe.kl.coef == 1.0
     assert recipe.run.dir == "2026-01-31"
     assert recipe.model.path == "a=b"
@@ -441,7 +442,7 @@ def test_a_recipe_can_be_made_of_overrides_alone() -> None:
 
 
 @given(
-    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+    text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
     | st.sampled_from(
         [
             "1e-4",
@@ -462,7 +463,7 @@ def test_a_recipe_can_be_made_of_overrides_alone() -> None:
             "<<",
         ]
     ),
-    lr=st.floats(min_value=1e-12, max_value=1e3),
+    lr=st.floats(min_value=1e-12, max_value=100),
     k=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     args=st.dictionaries(st.text("ab1.", min_size=1, max_size=4), st.integers() | st.booleans() | st.text(max_size=4)),
     kind=st.sampled_from(["adamw", "muon"]),
@@ -538,3 +539,18 @@ def test_loading_takes_less_than_a_second_and_no_torch() -> None:
     seconds, _, heavy = out.strip().partition(" ")
     assert heavy == "[]"
     assert float(seconds) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("optim.lr=1e30", "optim.lr: input should be less than or equal to 100"),
+        ("optim.betas=[1, 1]", "optim.betas.0: input should be less than 1"),
+        ("sample.stop=['']", "sample.stop.0: string should have at least 1 character"),
+        ("rewards.a.weight=1e300", "rewards.a.weight: input should be less than or equal to 1000000"),
+        ("model.path=", "model.path: string should have at least 1 character"),
+    ],
+)
+def test_numbers_and_names_that_can_only_be_mistakes_are_refused(load: Load, override: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(told)):
+        load("", override)

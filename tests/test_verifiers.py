@@ -79,6 +79,8 @@ def test_equal_answers_are_correct(gold: Any, answer: str, stage: str) -> None:
 @pytest.mark.parametrize(
     ("gold", "answer", "outcome"),
     [
+        ("5 km", "5 m", "wrong"),
+        ("5 m", "5 km", "wrong"),
         ("0.00000012", "0.00000034", "wrong"),
         ("1/3", "0.333", "wrong"),
         ("1000000000", "1000000001.0", "wrong"),

@@ -39,6 +39,7 @@ from rlvr.verifiers.math_text import (
     squeeze,
     too_complex,
     value_side,
+    with_letter_as_unit,
 )
 
 
@@ -129,6 +130,11 @@ def _compare(gold: str, answer: str, several: bool) -> _Opinion:
 def _by_number(g: str, a: str) -> _Opinion | None:
     """Decisive where both sides are plain rationals."""
     gold, answer = read_quantity(value_side(g)), read_quantity(value_side(a))
+    # a lone letter is a variable, but beside a unit it is one too: 5 m against 5 km
+    if gold is not None and gold.unit and answer is None:
+        answer = read_quantity(with_letter_as_unit(value_side(a)))
+    elif answer is not None and answer.unit and gold is None:
+        gold = read_quantity(with_letter_as_unit(value_side(g)))
     if gold is None or answer is None:
         return None
     if (lhs := left_side(g)) and (other := left_side(a)) and lhs != other:

@@ -131,7 +131,7 @@ HEDGE = re.compile(
 )
 RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|in|to|approx|rightarrow)(?![a-z])")
 UNEVALUATED = re.compile(
-    r"\\(?:sum|i{0,2}int|oint|prod|lim)(?![a-z])"
+    r"\\(?:sum|i{0,2}int|oint|prod|lim|min|max|gcd|lcm)(?![a-z])"
     r"|\\frac ?\{ ?(?:d|\\partial)(?: ?\^[^}]{1,8}\}?)? ?\}? ?\{ ?(?:d|\\partial) ?[a-z]"
 )
 BASE = re.compile(r"([0-9A-Za-z]{1,200}) ?_ ?\{? ?(\d{1,2}) ?\}?")
@@ -271,6 +271,11 @@ _SUFFIX = re.compile(
 _NO_UNIT = frozenset(
     ("and", "or", "not", "maybe", "pi", "sqrt", "mod", "times", "to", "is", "if", "because", "sin", "cos", "ln")
 )
+
+
+def with_letter_as_unit(text: str) -> str:
+    """5 m as 5 \\text{m}, so that it is read as metres; likewise g, s, h."""
+    return re.sub(r"(?<=\d) ?([mgsh])\Z", r" \\text{\1}", text)
 
 
 @lru_cache(4096)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rlvr.chat import cut_at_stop, decode, end_token_ids
-from rlvr.errors import EngineError
+from rlvr.errors import EngineError, NonFiniteError
 from rlvr.policy import context_length, load_model
 from rlvr.recipe import HfEngine, Model
 from rlvr.types import Completion, Finish, Request
@@ -146,6 +146,8 @@ class HuggingFace:
         is_greedy_B = torch.tensor([row.request.sampling.temperature == 0 for row in rows])
         next_B = torch.where(is_greedy_B, logp_BV.argmax(dim=-1), drawn_B)
         logp_B = logp_BV.gather(1, next_B[:, None])[:, 0]
+        if not torch.isfinite(logp_B).all():
+            raise NonFiniteError(f"the model of version {self.version} gives {logp_B.sum():g} as a log-probability")
         for row, token, logp in zip(rows, next_B.tolist(), logp_B.tolist(), strict=True):
             if row.id:
                 row.token_ids.append(token)

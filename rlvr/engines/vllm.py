@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from rlvr.chat import cut_at_stop, decode, end_token_ids
-from rlvr.errors import EngineError
+from rlvr.errors import EngineError, NonFiniteError, RlvrError
 from rlvr.recipe import Model, VllmEngine
 from rlvr.types import Completion, Finish, Request, Sampling
 
@@ -79,6 +80,8 @@ class Vllm:
                     if output.finished:
                         request = owners.pop(output.request_id)
                         yield output.request_id, self._completion(output.outputs[0], request.sampling)
+        except RlvrError:
+            raise
         except Exception as error:  # vLLM raises what its depths raise
             raise EngineError(f"vLLM failed while sampling: {_root_cause(error)}") from error
         finally:
@@ -114,10 +117,13 @@ class Vllm:
         token_ids = tuple(output.token_ids)
         text = decode(self.tokenizer, token_ids)
         cut = cut_at_stop(text, sampling.stop)
+        logprobs = tuple(at[token].logprob for at, token in zip(output.logprobs or (), token_ids, strict=True))
+        if not all(map(math.isfinite, logprobs)):
+            raise NonFiniteError(f"the model of version {self.version} gives {sum(logprobs):g} as a log-probability")
         return Completion(
             text=text if cut is None else cut,
             token_ids=token_ids,
-            logprobs=tuple(at[token].logprob for at, token in zip(output.logprobs or (), token_ids, strict=True)),
+            logprobs=logprobs,
             trained=(True,) * len(token_ids),
             finish=_FINISH[output.finish_reason],
             versions=((0, self.version),),

@@ -37,32 +37,44 @@ _SHOWN = ("reward", "completions/mean_length", "frac_reward_zero_std", "entropy"
 
 def train(recipe: RlRecipe, run: Run, progress: Progress) -> dict[str, Any]:
     """Run the recipe to its end; returns what summary.json holds. RlvrError where it cannot, Stopped when asked to."""
-    held_out = setup.load_held_out(recipe.eval, progress)
-    tasks = setup.load_training_tasks(recipe.data, held_out, progress)
-    _compare_verifiers(recipe, held_out, progress)
-    rewards = rewards_base.build(
-        recipe.rewards, recipe.scoring, recipe.seed, {t.verifier for t in (*tasks, *held_out) if t.verifier}
-    )
-    try:
-        model, tokenizer = policy.load_model(recipe.model)
-        model.to(setup.device())
-        context = setup.context_of(policy.context_length(model), recipe.engine)
-        sample, evals = recipe.sample.max_tokens, recipe.eval.max_tokens
-        encoded = setup.encode(tokenizer, tasks, recipe.data, max_tokens=sample, context=context, progress=progress)
-        encoded_eval = setup.encode(
-            tokenizer, held_out, recipe.eval.tasks, max_tokens=evals, context=context, progress=progress
-        )
-        longest = max(setup.longest(encoded, sample), setup.longest(encoded_eval, evals))
-        progress.say(f"starting the {recipe.engine.kind} engine")
-        engine = engines.build(recipe.engine, recipe.model, tokenizer, min(longest, context or longest))
+    with StopRequest(progress.warn) as stop:
+        held_out = setup.load_held_out(recipe.eval, progress)
+        tasks = setup.load_training_tasks(recipe.data, held_out, progress)
+        _compare_verifiers(recipe, held_out, progress)
+        verifiers = {task.verifier for task in (*tasks, *held_out) if task.verifier}
+        rewards = rewards_base.build(recipe.rewards, recipe.scoring, recipe.seed, verifiers)
         try:
-            job = _Job(recipe, run, progress, model, tokenizer, engine, rewards, encoded_eval)
-            with StopRequest(progress.warn) as stop:
-                return _train(job, encoded, stop)
+            return _with_engine(recipe, run, progress, stop, rewards, tasks, held_out)
         finally:
-            engine.close()
+            rewards.close()
+
+
+def _with_engine(
+    recipe: RlRecipe,
+    run: Run,
+    progress: Progress,
+    stop: StopRequest,
+    rewards: rewards_base.Rewards,
+    tasks: Sequence[Task],
+    held_out: Sequence[Task],
+) -> dict[str, Any]:
+    """Load model and engine, train, let go of the engine."""
+    model, tokenizer = policy.load_model(recipe.model)
+    model.to(setup.device())
+    context = setup.context_of(policy.context_length(model), recipe.engine)
+    sample, evals = recipe.sample.max_tokens, recipe.eval.max_tokens
+    encoded = setup.encode(tokenizer, tasks, recipe.data, max_tokens=sample, context=context, progress=progress)
+    encoded_eval = setup.encode(
+        tokenizer, held_out, recipe.eval.tasks, max_tokens=evals, context=context, progress=progress
+    )
+    longest = max(setup.longest(encoded, sample), setup.longest(encoded_eval, evals))
+    progress.say(f"starting the {recipe.engine.kind} engine")
+    engine = engines.build(recipe.engine, recipe.model, tokenizer, min(longest, context or longest))
+    try:
+        stop.check("before the first step")
+        return _train(_Job(recipe, run, progress, model, tokenizer, engine, rewards, encoded_eval), encoded, stop)
     finally:
-        rewards.close()
+        engine.close()
 
 
 def _compare_verifiers(recipe: RlRecipe, held_out: Sequence[Task], progress: Progress) -> None:
@@ -110,6 +122,8 @@ def _train(job: _Job, encoded: Sequence[tuple[Task, tuple[int, ...]]], stop: Sto
         on_progress=progress.phase,
     )
     warn = WarnOnce()
+    parts = [f"rewards/{name}/mean" for name in recipe.rewards] if len(recipe.rewards) > 1 else []
+    shown = (_SHOWN[0], *parts, *_SHOWN[1:])
     if state.step == 0 and recipe.eval.before and job.held_out:
         state.before = _evaluate(job, 0)
 
@@ -130,7 +144,7 @@ def _train(job: _Job, encoded: Sequence[tuple[Task, tuple[int, ...]]], stop: Sto
         run.write_rollouts(step, (*taken.groups, *taken.set_aside), learned.advantage_by_id)
         metrics |= {"num_tokens": float(state.tokens), **clock.metrics(taken)}
         run.record(step, metrics)
-        progress.step(step, metrics, _SHOWN)
+        progress.step(step, metrics, shown)
         for text in warn.fresh(step, warnings_in_words(metrics)):
             progress.warn(text)
         if setup.is_due(step, recipe.eval.every) and step < recipe.steps and job.held_out:

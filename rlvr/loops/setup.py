@@ -159,6 +159,8 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
     """The state of the newest whole checkpoint, or the start; later rows are forgotten."""
     found = checkpoint.load_newest(run.folder / "checkpoints")
     if found is None:
+        if run.has_begun:
+            progress.say("this run has no checkpoint yet: starting again from its first step")
         run.truncate(-1)
         return State()
     step, tensors, numbers, skipped = found

@@ -28,6 +28,14 @@ _SHOWN = ("loss", "mean_token_accuracy", "grad_norm", "perf/tokens_per_second")
 
 def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress) -> dict[str, Any]:
     """Run the recipe to its end; returns what summary.json holds. RlvrError where it cannot, Stopped when asked to."""
+    with StopRequest(progress.warn) as stop:
+        model, tokenizer, examples = _prepare(recipe, progress)
+        stop.check("before the first step")
+        return _train(recipe, run, progress, model, tokenizer, examples, stop)
+
+
+def _prepare(recipe: SftRecipe | PretrainRecipe, progress: Progress) -> tuple[Any, Any, list[chat.Example]]:
+    """(model, tokenizer, tokenised demonstrations)"""
     held_out = setup.load_held_out(recipe.eval, progress)
     demonstrations = setup.load_training_demonstrations(recipe.data, held_out, progress)
     if isinstance(recipe, PretrainRecipe):
@@ -49,8 +57,7 @@ def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress) -> d
     )
     if len(examples) < len(demonstrations):
         progress.warn(f"{len(demonstrations) - len(examples)} demonstrations left out: they are too long")
-    with StopRequest(progress.warn) as stop:
-        return _train(recipe, run, progress, model, tokenizer, examples, stop)
+    return model, tokenizer, examples
 
 
 def _train(

@@ -6,6 +6,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from rlvr.errors import Stopped
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -19,6 +21,11 @@ class StopRequest:
         self.requested = False
         self._say = say
         self._before: dict[signal.Signals, object] = {}
+
+    def check(self, when: str) -> None:
+        """Stopped where it was requested, while nothing needs to be saved."""
+        if self.requested:
+            raise Stopped(f"stopped {when}; the same command starts again")
 
     def __enter__(self) -> StopRequest:
         try:
@@ -35,4 +42,5 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._say(f"{signal.Signals(number).name}: stopping after this step with a checkpoint; once more stops at once")
+        name = signal.Signals(number).name
+        self._say(f"{name}: stopping after this step, with a checkpoint; once more stops at once")
