@@ -112,7 +112,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(start: Start, values: M
     broken.until(lambda: broken.steps() >= after)
     broken.interrupt()
     assert broken.wait() == 75, broken.said()
-    assert "warning: SIGINT: stopping after this step with a checkpoint; once more stops at once\n" in broken.said()
+    assert "warning: SIGINT: stopping after this step, with a checkpoint; once more stops at once\n" in broken.said()
     done = read_metrics(broken.run)[-1]["step"]
     assert after <= done < values["steps"]
     assert [p.name for p in (broken.run / "checkpoints").iterdir()] == [f"{done:06d}"]
