@@ -199,6 +199,7 @@ def _check_lengths(recipe: RlRecipe | SftRecipe, rows: Sequence[Any]) -> dict[st
         most = recipe.sample.max_tokens
         encoded = chat.encode_tasks(tokenizer, rows, max_tokens=most, context=context, on_bad_row=on_bad_row)
         ids = [prompt_ids for _, prompt_ids in encoded]
+        gold = encoded[0][0].gold
     else:
         examples = chat.encode_demonstrations(
             tokenizer,
@@ -208,12 +209,13 @@ def _check_lengths(recipe: RlRecipe | SftRecipe, rows: Sequence[Any]) -> dict[st
             on_bad_row=on_bad_row,
         )
         ids = [tuple(example.ids.tolist()) for example in examples]
+        gold = None
     lengths = [len(i) for i in ids]
     found: dict[str, Any] = {"too_long": len(rows) - len(ids), "context": context}
     found["tokens"] = [min(lengths), int(statistics.median(lengths)), max(lengths)]
     found["first"] = tokenizer.decode(list(ids[0]))
     if isinstance(recipe, RlRecipe):
-        found["gold"] = rows[0].gold
+        found["gold"] = gold  # of the first that is kept
         if context is not None and max(lengths) + recipe.sample.max_tokens > context:
             print(
                 f"note: the longest prompt ({max(lengths)}) leaves {context - max(lengths)} of sample.max_tokens="
@@ -230,7 +232,9 @@ def _prepare(recipe: Recipe) -> None:
         base.check_installed(recipe.engine)
         if recipe.engine.kind == "vllm":
             os.environ.update(vllm.environment(recipe.engine))
-    os.environ["OMP_NUM_THREADS"] = str(recipe.system.threads or max(1, int(machine.cores())))
+    if recipe.system.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(recipe.system.threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(machine.cores()))))
     # threads that wait by spinning (libgomp's default) take the cores from vLLM's own work and from other programs:
     # a tenth of the speed on a busy machine; so short a spin costs nothing on an idle one
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

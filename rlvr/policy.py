@@ -46,18 +46,15 @@ def load_model(settings: Model) -> tuple[Any, Any]:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             settings.path, dtype=DTYPES[settings.dtype], use_safetensors=True, output_loading_info=True
         )
-        model, report = loaded
-        tokenizer = _load_tokenizer(settings.path)
-    except DataError:
-        raise
-    except Exception as error:  # safetensors, tokenizers and transformers each raise their own kinds
+    except Exception as error:  # safetensors and transformers each raise their own kinds
         raise DataError(f"model.path {settings.path}: cannot be loaded: {_first_line(error)}") from error
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         what = f"lacks {len(missing)} weights ({missing[0]}, ...)" if missing else "has weights of other shapes"
         raise DataError(f"model.path {settings.path}: the file {what} than its config.json says; save the model again")
     # dropout would make the trainer disagree with the sampler
-    return model.eval(), tokenizer
+    return model.eval(), _load_tokenizer(settings.path)
 
 
 def load_tokenizer(settings: Model) -> tuple[Any, int | None]:
@@ -65,18 +62,16 @@ def load_tokenizer(settings: Model) -> tuple[Any, int | None]:
     check_model_path(settings)
     config = _load_config(settings.path)
     _check_architecture(config, settings.path)
-    try:
-        return _load_tokenizer(settings.path), getattr(config, "max_position_embeddings", None)
-    except DataError:
-        raise
-    except Exception as error:  # tokenizers raises its own kinds
-        raise DataError(f"model.path {settings.path}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+    return _load_tokenizer(settings.path), getattr(config, "max_position_embeddings", None)
 
 
 def _load_tokenizer(path: str) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # tokenizers raises its own kinds
+        raise DataError(f"model.path {path}: its tokenizer cannot be loaded: {_first_line(error)}") from error
     if not tokenizer("a")["input_ids"]:  # transformers makes an empty one where the folder has none
         raise DataError(f"model.path {path}: no tokenizer in it (tokenizer.json); save it beside the model")
     if tokenizer.eos_token_id is None:

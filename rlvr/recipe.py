@@ -287,7 +287,7 @@ class Checkpoint(Settings):
 
 class System(Settings):
     threads: PositiveInt | None = None
-    """Of torch (and of vLLM, where it shares the process); without it all cores."""
+    """Of torch (and of vLLM, where it shares the process); without it OMP_NUM_THREADS, else all cores."""
 
 
 class Recipe(Settings):

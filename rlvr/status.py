@@ -64,7 +64,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "metrics": {name: last[name] for name in sorted(last, key=lambda name: (order.get(name, 0.5), name))},
         "before": summary.get("before") or _evaluation([row for row in rows if row["step"] == 0]),
         "after": summary.get("after") or _evaluation([row for row in rows if row["step"] > 0]),
-        "warnings": _num_warnings(rows, summary),
+        "warnings": summary.get("warnings", 0),
     }
 
 
@@ -128,14 +128,6 @@ def eval_interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
     """The interval of eval/pass@1 in a row."""
     low, high = row.get("eval/ci95_low"), row.get("eval/ci95_high")
     return None if low is None or high is None else (float(low), float(high))
-
-
-def _num_warnings(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> int:
-    total = 0
-    for source in [summary] if "warnings" in summary else rows:
-        value = source.get("warnings") or 0
-        total += len(value) if isinstance(value, list) else int(value)
-    return total
 
 
 def _pass_at_1(result: Mapping[str, Any]) -> str:

@@ -225,10 +225,11 @@ def test_a_prompt_longer_than_the_context_is_told_with_its_row(call: Call, tiny_
 
 def test_rows_that_are_too_long_are_left_out_where_bad_rows_are(call: Call, tiny_model: Path) -> None:
     recipe = write_recipe("r.yaml", "rl", tiny_model)
-    write_rows("rl.jsonl", [*TASKS, {"id": "long", "prompt": "x" * 256, "gold": "1"}])
+    write_rows("rl.jsonl", [{"id": "long", "prompt": "x" * 256, "gold": "of the long one"}, *TASKS])
     skip = "data.on_bad_row=skip"
     found = last_json(call("train", recipe, skip, "--dry-run", "--json"))
     assert (found["rows"], found["bad_rows"], found["too_long"]) == (7, 0, 1)
+    assert (found["first"], found["gold"]) == (TASKS[0]["prompt"], TASKS[0]["gold"])
     said = call("train", recipe, skip, "--json")
     assert "1 tasks left out: their prompts leave no room in 256 tokens" in said.out + said.err
     summary = last_json(said)
@@ -241,6 +242,22 @@ def test_rows_that_are_too_long_are_left_out_where_bad_rows_are(call: Call, tiny
     said = call("sft", recipe, skip, "--json")
     assert "1 demonstrations left out: they are too long" in said.out + said.err
     assert last_json(said)["warnings"] >= 1
+
+
+def test_threads_are_those_of_the_recipe_else_of_the_environment_else_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlvr.cli.machine.cores", lambda: 3.5)
+
+    def threads(*overrides: str) -> str:
+        given = ["model.path=m", "eval.tasks=t", "engine.kind=hf", *overrides]
+        cli._prepare(cli.settings.from_overrides("eval", given))
+        return os.environ["OMP_NUM_THREADS"]
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert threads() == "7"
+    assert threads("system.threads=2") == "2"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert threads() == "3"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as it was for the other tests
 
 
 def test_a_dry_run_looks_at_the_verifier_of_every_row(call: Call, tiny_model: Path) -> None:
