@@ -34,13 +34,31 @@ class Run(Settings):
     """Folder of the run; without it runs/RECIPE-N, N counting up."""
 
 
+class Lora(Settings):
+    """Low-rank adapters, https://arxiv.org/abs/2106.09685: the model's own weights stay as they are."""
+
+    rank: PositiveInt = 16
+    """Of the two factors of each adapter."""
+    alpha: PositiveFloat = 32.0
+    """The adapter's product is scaled by alpha / rank."""
+    targets: Strings | Literal["all-linear"] = "all-linear"
+    """Last parts of the names of the modules that get one (q_proj, ...); all-linear: all but the output head."""
+
+
 class Model(Settings):
     path: Name
     """Folder or Hugging Face name of a causal language model (safetensors)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the weights. Training takes float32 alone: a step of the optimizer is lost in bfloat16's rounding."""
+    lora: Lora | None = None
+    """Train adapters alone: true, or their settings. model/ is then the merged model, adapter/ the PEFT folder."""
     made_by: str | None = None
     """Recipe that makes `path`; named where the folder is absent."""
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _from_bool(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class BytesTokenizer(Settings):
@@ -109,6 +127,17 @@ class Data(Settings):
 
 class VllmEngine(Settings):
     kind: Literal["vllm"] = "vllm"
+    mode: Literal["inline", "process", "server"] | None = None
+    """inline: in the trainer's process; process: in one of its own, restarted where it dies; server: over HTTP, at
+    `url`, one that somebody started. Without it inline, and process where the trainer has several ranks."""
+    url: str | None = None
+    """Of the server, such as http://127.0.0.1:8000."""
+    weights_dir: str | None = None
+    """Folder that trainer and sampler both see, through which weights go (process, server); without it in memory."""
+    timeout_seconds: PositiveFloat = 600.0
+    """A sampler that gives nothing for so long counts as dead (process, server)."""
+    prefix_cache: bool | None = None
+    """Share the work on equal beginnings of prompts; without it only on a GPU."""
     max_model_len: PositiveInt | None = None
     """Longest prompt plus completion in tokens; without it what the model allows."""
     max_num_seqs: PositiveInt = 256
@@ -119,6 +148,12 @@ class VllmEngine(Settings):
     """Share of the GPU for the sampler; the trainer has the rest."""
     enforce_eager: bool | None = None
     """No CUDA graphs, no compilation; without it true on a CPU, false on a GPU."""
+
+    @model_validator(mode="after")
+    def _check(self) -> VllmEngine:
+        if (self.mode == "server") != (self.url is not None):
+            raise ValueError("mode: server needs url, and url goes with mode: server only")
+        return self
 
 
 class HfEngine(Settings):
@@ -140,6 +175,10 @@ class Sample(Settings):
     """Longest completion (TRL: max_completion_length)."""
     stop: Strings = ()
     """Strings that end a completion."""
+    dynamic: bool = False
+    """Groups whose rewards are all equal teach nothing: set them aside and draw others (verl: filter_groups)."""
+    max_refills: Count = 4
+    """Rounds of further tasks that a step draws for groups that were set aside; then it goes on with what it has."""
 
 
 class VerifiedReward(Settings):
@@ -171,9 +210,25 @@ class Scoring(Settings):
     """Address space of each."""
 
 
+class Overlong(Settings):
+    """Completions near or beyond sample.max_tokens, https://arxiv.org/abs/2503.14476 section 3.4."""
+
+    buffer: Share = 0.0
+    """The last share of sample.max_tokens, over which the penalty grows from 0 to its whole; 0: no penalty."""
+    penalty: NonNegative = 1.0
+    """Taken off the reward of a completion that has no token left."""
+    filter: bool = False
+    """Completions cut at max_tokens stay in their group's baseline and leave the loss (TRL:
+    mask_truncated_completions)."""
+
+
 class Advantage(Settings):
-    kind: Literal["group", "group_no_std"] = "group"
-    """group: (reward - mean) / (std + eps) over siblings; group_no_std: reward - mean."""
+    kind: Literal["group", "group_no_std", "batch_std", "leave_one_out", "returns"] = "group"
+    """group: (reward - mean) / (std + eps) over siblings; group_no_std: reward - mean; batch_std: reward - mean of
+    the siblings, over the std of the whole step; leave_one_out: reward - mean of the other siblings; returns: each
+    token's sum of what comes after it, without a baseline."""
+    whiten: bool = False
+    """Then shift and scale to mean 0 and variance 1 over the step's trained tokens."""
     eps: PositiveFloat = 1e-4
     """Keeps a group of equal rewards finite."""
 
@@ -186,6 +241,8 @@ class Clip(Settings):
 
 
 class Loss(Settings):
+    ratio: Literal["token", "sequence"] = "token"
+    """Of new to old probability: each token's own, or the geometric mean over the completion (GSPO)."""
     clip: Clip = Clip()
     aggregate: Literal["token", "sequence", "constant"] = "sequence"
     """token: mean over all trained tokens of the step; sequence: mean over tokens, then over completions;
@@ -223,7 +280,9 @@ class AdamW(Settings):
     max_grad_norm: PositiveFloat = 1.0
     """A longer gradient is shortened to this."""
     micro_tokens: PositiveInt = 8192
-    """Padded tokens per forward; the result does not depend on it."""
+    """Tokens per forward, halved where memory runs out; the result does not depend on it."""
+    max_nonfinite: Count = 3
+    """Updates in a row that are skipped for a NaN or infinity in loss or gradient; one more ends the run."""
 
 
 class Muon(AdamW):
@@ -285,6 +344,17 @@ class Checkpoint(Settings):
     """Newest checkpoints that stay."""
 
 
+class Parity(Settings):
+    """Whether the sampler's log-probabilities are those of the trainer: checked before step 1 and in every step."""
+
+    tolerance: PositiveFloat = 1e-3
+    """Largest mean difference, nats."""
+    on_mismatch: Literal["stop", "warn"] = "stop"
+    """Beyond it the run stops, or says so and goes on; either way with the likely cause."""
+    probe: Count = 4
+    """Prompts that are sampled and compared before the first step; 0: none."""
+
+
 class System(Settings):
     threads: PositiveInt | None = None
     """Of torch (and of vLLM, where it shares the process); without it OMP_NUM_THREADS, else all cores."""
@@ -309,6 +379,11 @@ class TrainingRecipe(Recipe):
     """Optimizer steps (TRL: max_steps)."""
     data: Data
     optim: Optim = AdamW()
+    packing: bool | None = None
+    """Several rows behind each other instead of padding, without attention across them; without it where the model's
+    architecture keeps them apart. The result does not depend on it."""
+    gradient_checkpointing: bool = False
+    """Make activations again in the backward pass instead of keeping them: less memory, a third more time."""
     eval: HeldOut = HeldOut()
     checkpoint: Checkpoint = Checkpoint()
 
@@ -332,6 +407,7 @@ class RlRecipe(TrainingRecipe):
     rewards: dict[str, Reward] = {"answer": VerifiedReward()}
     """Parts by name; the reward is their weighted sum."""
     scoring: Scoring = Scoring()
+    overlong: Overlong = Overlong()
     advantage: Advantage = Advantage()
     loss: Loss = Loss()
     kl: Kl = Kl()
@@ -339,8 +415,7 @@ class RlRecipe(TrainingRecipe):
     """Optimizer updates per step, each on an equal share of the groups."""
     epochs: PositiveInt = 1
     """Passes over a step's groups (TRL: num_iterations)."""
-    parity_tolerance: PositiveFloat = 1e-3
-    """Largest mean difference of the sampler's and the trainer's log-probabilities, nats; beyond it the run stops."""
+    parity: Parity = Parity()
 
     @model_validator(mode="after")
     def _check(self) -> RlRecipe:

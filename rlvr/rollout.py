@@ -20,8 +20,6 @@ from rlvr.types import Completion, Engine, Group, Request, Rollout, Sampling, Ta
 if TYPE_CHECKING:
     from rlvr.rewards.base import Rewards
 
-MAX_REFILLS = 4
-"""Rounds of further tasks that a step draws where groups could not be judged."""
 _ABORTED = Verdict(score=None, outcome="error", reason="the engine took the completion back")
 
 
@@ -66,7 +64,7 @@ class Rollouts:
         """
         taken = Taken([])
         drawn: Counter[str] = Counter()  # a task drawn twice in a step gets further sample numbers
-        for _ in range(1 + MAX_REFILLS):
+        for _ in range(1 + self.sample.max_refills):
             missing = self.sample.groups_per_step - len(taken.groups)
             if not missing:
                 break

@@ -394,7 +394,7 @@ def test_a_sampler_that_keeps_old_weights_stops_the_run(
     tiny_model: Path, plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HuggingFace, "load", lambda self, weights, version: None)
-    with pytest.raises(EngineError, match=r"step 2: sampler and trainer disagree.*parity_tolerance"):
+    with pytest.raises(EngineError, match=r"step 2: sampler and trainer disagree.*parity.tolerance"):
         train(make_recipe(tmp_path / "run", tiny_model, plugin, "share", "steps=4", "optim.lr=0.01"))
     assert len(steps_of(tmp_path / "run")) == 1
     assert not (tmp_path / "run" / "summary.json").exists()

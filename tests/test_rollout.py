@@ -11,7 +11,7 @@ import pytest
 
 from rlvr.errors import DataError, EngineError
 from rlvr.recipe import Sample
-from rlvr.rollout import MAX_REFILLS, Rollouts, Taken, group_metrics, sampling, without_unjudged
+from rlvr.rollout import Rollouts, Taken, group_metrics, sampling, without_unjudged
 from rlvr.seeds import seed_for
 from rlvr.types import Completion, Finish, Group, Request, Rollout, Sampling, Task, Verdict
 
@@ -182,8 +182,8 @@ def test_refills_are_bounded() -> None:
     drawn = rollouts(engine, Judge(lambda id: 1.0 if task_of(id) == first else None))
     taken = drawn.take(step=1)
     assert names(taken.groups) == [first]
-    assert len(taken.set_aside) == 3 * (1 + MAX_REFILLS) == drawn.cursor - 1
-    assert [len(requests) for requests in engine.asked] == [4] + [3] * MAX_REFILLS
+    assert len(taken.set_aside) == 3 * (1 + Sample().max_refills) == drawn.cursor - 1
+    assert [len(requests) for requests in engine.asked] == [4] + [3] * Sample().max_refills
     assert group_metrics(taken)["num_groups"] == 1.0
 
 
@@ -194,8 +194,8 @@ def test_a_step_in_which_nothing_could_be_judged_ends_the_run_with_the_most_freq
         DataError, match=r"^step 1: none of 20 groups could be judged, so there is nothing to learn from$"
     ):
         drawn.take(step=1)
-    assert drawn.cursor == 4 * (1 + MAX_REFILLS)
-    assert len(engine.asked) == 1 + MAX_REFILLS
+    assert drawn.cursor == 4 * (1 + Sample().max_refills)
+    assert len(engine.asked) == 1 + Sample().max_refills
 
     class Failing(Judge):
         def submit(self, group: Group) -> Future[Group]:

@@ -227,7 +227,7 @@ def test_an_eval_section_that_is_none_is_not_replaced_by_what_sample_says(load: 
 
 def test_defaults_that_the_machine_and_the_user_feel(load: Load) -> None:
     recipe = load()
-    assert (recipe.optim.micro_tokens, recipe.checkpoint.every, recipe.parity_tolerance) == (8192, 50, 1e-3)
+    assert (recipe.optim.micro_tokens, recipe.checkpoint.every, recipe.parity.tolerance) == (8192, 50, 1e-3)
     assert (recipe.eval.max_tokens, recipe.eval.stop) == (256, ())
 
 
@@ -314,7 +314,7 @@ def test_names_of_trl_are_answered_with_ours(load: Load, theirs: str, ours: str)
 
 def test_a_name_like_no_other_is_answered_with_those_that_are_known_there(load: Load) -> None:
     (told,) = problems(load, "", "loss.zzz=1")
-    assert told == "command line: loss.zzz: no such setting; known here: aggregate, clip"
+    assert told == "command line: loss.zzz: no such setting; known here: aggregate, clip, ratio"
     (told,) = problems(load, "", "zzz=1")
     assert " schema, " in told and "schema_version" not in told
 

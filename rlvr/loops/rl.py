@@ -244,7 +244,7 @@ class _Parity:
     """Compares the sampler's log-probabilities with those of the trainer's first forward over the same tokens."""
 
     def __init__(self, recipe: RlRecipe) -> None:
-        self.tolerance = recipe.parity_tolerance
+        self.tolerance = recipe.parity.tolerance
         self.total = self.largest = 0.0
         self.tokens = 0
 
@@ -262,7 +262,7 @@ class _Parity:
         if not mean <= self.tolerance:
             raise EngineError(
                 f"step {step}: sampler and trainer disagree: mean |difference| of log-probabilities {mean:.2g} nats, "
-                f"at most {self.tolerance:.2g} allowed (parity_tolerance); the sampler's weights, temperature or dtype "
+                f"at most {self.tolerance:.2g} allowed (parity.tolerance); the sampler's weights, temperature or dtype "
                 "are not the trainer's"
             )
         name = "sampling/sampling_logp_difference"
