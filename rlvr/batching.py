@@ -23,7 +23,7 @@ class Batch:
     ids_BT: Tensor
     """int64, right-padded with 0."""
     mask_BT: Tensor
-    """bool, True where the token is trained."""
+    """bool, True where the token is trained; a row may have none, and counts for its group's baseline alone."""
     length_B: Tensor
     """int64, tokens that are no padding."""
     group_B: Tensor
@@ -58,33 +58,47 @@ class Batch:
         return Batch(**{**picked, **cut})
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: v.to(device) for name, v in moved.items() if v is not None})
+        return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that are set, by name."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in named.items() if value is not None}
 
     def micro(self, max_tokens: int) -> Iterator[Tensor]:
-        """Row indices of micro-batches, each of at most `max_tokens` padded tokens (but at least one row).
-
-        Rows of like length go together, which pads least; losses are sums, so the split changes no result.
-        """
-        order_B = torch.argsort(self.length_B, stable=True)
-        start = 0
-        for end in range(1, len(order_B) + 1):
-            # sorted: the last row is the longest
-            if end == len(order_B) or int(self.length_B[order_B[end]]) * (end + 1 - start) > max_tokens:
-                yield order_B[start:end]
-                start = end
+        """Row indices of micro-batches, see micro_batches()."""
+        return micro_batches(self.length_B, max_tokens)
 
 
-def make_batch(groups: Sequence[Group]) -> Batch:
-    """One row per judged rollout that has a trained token, in the groups' order. ValueError where none is left."""
+def micro_batches(length_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
+    """Row indices of micro-batches, each of at most `max_tokens` padded tokens (but at least one row).
+
+    Rows of like length go together, which pads least; losses are sums, so the split changes no result.
+    """
+    order_B = torch.argsort(length_B, stable=True)
+    sorted_lengths = length_B[order_B].tolist()
+    start = 0
+    for end in range(1, len(order_B) + 1):
+        # sorted: the last row is the longest
+        if end == len(order_B) or sorted_lengths[end] * (end + 1 - start) > max_tokens:
+            yield order_B[start:end]
+            start = end
+
+
+def make_batch(groups: Sequence[Group], *, filter_truncated: bool = False) -> Batch:
+    """One row per judged rollout, in the groups' order. ValueError where there is none.
+
+    A row without trained tokens counts for its siblings' baseline alone: one without a completion, and, with
+    `filter_truncated`, one that was cut at max_tokens, https://arxiv.org/abs/2503.14476 section 3.4.
+    """
     rows = [
         (number, group.prompt_ids, rollout)
         for number, group in enumerate(groups)
         for rollout in group.rollouts
-        if rollout.reward is not None and any(rollout.completion.trained)
+        if rollout.reward is not None
     ]
     if not rows:
-        raise ValueError("make_batch needs at least one judged rollout with a trained token")
+        raise ValueError("make_batch needs at least one judged rollout, got none")
     length_B = np.array([len(prompt) + len(rollout.completion.token_ids) for _, prompt, rollout in rows])
     shape = (len(rows), int(length_B.max()))
     ids_BT = np.zeros(shape, dtype=np.int64)
@@ -94,7 +108,8 @@ def make_batch(groups: Sequence[Group]) -> Batch:
         start, end = len(prompt), length_B[row]
         ids_BT[row, :start] = prompt
         ids_BT[row, start:end] = rollout.completion.token_ids
-        mask_BT[row, start:end] = rollout.completion.trained
+        if not (filter_truncated and rollout.completion.finish == "length"):
+            mask_BT[row, start:end] = rollout.completion.trained
         logp_BT[row, start:end] = rollout.completion.logprobs
     logp_BT[~mask_BT] = 0.0
     return Batch(

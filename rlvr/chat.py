@@ -92,9 +92,12 @@ def encode_demonstrations(
     *,
     max_length: int | None,
     completion_only: bool,
+    split: bool = False,
     on_bad_row: Literal["error", "skip"] = "error",
 ) -> list[Example]:
     """Prompt ids + completion ids + end token, in order; rows of more than max_length tokens are bad rows.
+
+    With `split` such a row becomes several examples of max_length tokens (plain text that is read in pieces).
 
     Prompt and completion are tokenised apart, as in sampling, so the ids begin with those of render_prompt. The
     completion of a conversation is what the chat template adds to the rendered prompt, up to its end token; where the
@@ -107,13 +110,19 @@ def encode_demonstrations(
     def check(row: Demonstration, pair: tuple[list[int], list[int]]) -> Example:
         prompt, completion = pair
         length = len(prompt) + len(completion)
-        if max_length is not None and length > max_length:
+        if max_length is not None and length > max_length and not split:
             raise BadRow(f"has {length} tokens with its end token; at most {max_length} are allowed")
         ids = np.fromiter((*prompt, *completion), dtype=np.int32, count=length)
         return Example(ids, len(prompt) if completion_only else 0)
 
     encoded = _by_row(demonstrations, lambda rows: _pairs(tokenizer, rows))
-    return _checked("demonstrations", demonstrations, encoded, check, "shorten them, or raise max_length", on_bad_row)
+    examples = _checked(
+        "demonstrations", demonstrations, encoded, check, "shorten them, or raise max_length", on_bad_row
+    )
+    if not split or max_length is None:
+        return examples
+    pieces = (Example(e.ids[k : k + max_length], 0) for e in examples for k in range(0, len(e.ids), max_length))
+    return [piece for piece in pieces if len(piece.ids) > 1]  # a token alone is predicted by nothing
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:

@@ -7,16 +7,16 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import rlvr
-from rlvr import machine, settings
+from rlvr import checkpoint_commands, failpoints, machine, settings
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
-from rlvr.recipe import STAGES, EvalRecipe, Recipe, RlRecipe, SftRecipe, TrainingRecipe
+from rlvr.recipe import STAGES, EvalRecipe, Recipe, RlRecipe, TrainingRecipe
 
 # click's, or that of the click that newer typers bring along
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -130,9 +130,14 @@ def _run_stage(
         resume = "auto"
     recipe = settings.load_recipe(path, overrides, stage=stage)
     assert isinstance(recipe, TrainingRecipe)
+    failpoints.check()
     _prepare(recipe)
     if dry_run:
-        result = _dry_run(recipe)
+        from rlvr.dry_run import dry_run as find_out
+
+        result = find_out(recipe)
+        print("\n".join(f"{name:12} {_word(value)}" for name, value in result.items()))
+        print("all is well; `rlvr config` shows the resolved settings")
     else:
         result = _train(recipe, path, resume)
     if as_json:
@@ -140,6 +145,22 @@ def _run_stage(
 
 
 def _train(recipe: TrainingRecipe, path: str, resume: str) -> dict[str, Any]:
+    from rlvr.loops.stopping import StopRequest
+
+    with StopRequest() as stop:  # from here on, for what is imported next takes seconds
+        from rlvr import parallel
+
+        parallel.join()
+        try:
+            if parallel.is_main():
+                return _run_loop(recipe, path, resume, stop)
+            _loop(recipe).follow(recipe)
+            return {}
+        finally:
+            parallel.leave()
+
+
+def _run_loop(recipe: TrainingRecipe, path: str, resume: str, stop: Any) -> dict[str, Any]:
     from rlvr.progress import Progress
     from rlvr.runs import Run, read_summary
 
@@ -148,80 +169,24 @@ def _train(recipe: TrainingRecipe, path: str, resume: str) -> dict[str, Any]:
             print(f"{run.folder} is finished; nothing to do (set another run.dir for a new run)")
             return {**(read_summary(run.folder) or {}), "run": str(run.folder)}
         with Progress(f"{recipe.command} {run.folder}", recipe.steps) as progress:
+            stop.say = progress.warn
             progress.say(f"run folder {run.folder}")
-            summary = _loop(recipe)(recipe, run, progress)
+            for text in run.changes:
+                progress.warn(text)
+            summary = _loop(recipe).train(recipe, run, progress, stop)
         print(f"done in {summary['seconds']:.0f} s: {summary['model']}")
         return {**summary, "run": str(run.folder)}
 
 
-def _loop(recipe: TrainingRecipe) -> Callable[..., dict[str, Any]]:
+def _loop(recipe: TrainingRecipe) -> Any:
+    """The module whose train() is the main rank's part and follow() that of the others."""
     if isinstance(recipe, RlRecipe):
         from rlvr.loops import rl
 
-        return rl.train
+        return rl
     from rlvr.loops import sft
 
-    return sft.train
-
-
-def _dry_run(recipe: TrainingRecipe) -> dict[str, Any]:
-    """All that can be found out without weights: rows, verifiers, the model's files, the lengths of prompts."""
-    from rlvr import plugins, tasks
-
-    held_out = tasks.load_tasks(recipe.eval.tasks, setting="eval.tasks").rows if recipe.eval.tasks else []
-    found: dict[str, Any] = {"stage": recipe.stage, "steps": recipe.steps, "held_out": len(held_out)}
-    loaded: tasks.Loaded[Any]
-    loaded = tasks.load_tasks(recipe.data) if isinstance(recipe, RlRecipe) else tasks.load_demonstrations(recipe.data)
-    rows, num_same = tasks.exclude_prompts(loaded.rows, held_out)
-    found |= {"rows": len(rows), "bad_rows": loaded.num_bad, "same_prompt": num_same}
-    if isinstance(recipe, RlRecipe):
-        asked = {part.verifier for part in recipe.rewards.values() if part.kind == "verified"}
-        for name in sorted({name for name in (*asked, *(task.verifier for task in (*rows, *held_out))) if name}):
-            plugins.find("verifier", name)
-    if isinstance(recipe, RlRecipe | SftRecipe):
-        found |= _check_lengths(recipe, rows)
-    print("\n".join(f"{name:12} {_word(value)}" for name, value in found.items()))
-    print("all is well; `rlvr config` shows the resolved settings")
-    return found
-
-
-def _check_lengths(recipe: RlRecipe | SftRecipe, rows: Sequence[Any]) -> dict[str, Any]:
-    """Tokenise all rows as training would. tokens: [least, median, most]; first: the first row as the model sees it."""
-    import statistics
-
-    from rlvr import chat, policy
-    from rlvr.loops import setup
-
-    tokenizer, context = policy.load_tokenizer(recipe.model)
-    on_bad_row = recipe.data.on_bad_row
-    if isinstance(recipe, RlRecipe):
-        context = setup.context_of(context, recipe.engine)
-        most = recipe.sample.max_tokens
-        encoded = chat.encode_tasks(tokenizer, rows, max_tokens=most, context=context, on_bad_row=on_bad_row)
-        ids = [prompt_ids for _, prompt_ids in encoded]
-        gold = encoded[0][0].gold
-    else:
-        examples = chat.encode_demonstrations(
-            tokenizer,
-            rows,
-            max_length=recipe.max_length or context,
-            completion_only=recipe.completion_only_loss,
-            on_bad_row=on_bad_row,
-        )
-        ids = [tuple(example.ids.tolist()) for example in examples]
-        gold = None
-    lengths = [len(i) for i in ids]
-    found: dict[str, Any] = {"too_long": len(rows) - len(ids), "context": context}
-    found["tokens"] = [min(lengths), int(statistics.median(lengths)), max(lengths)]
-    found["first"] = tokenizer.decode(list(ids[0]))
-    if isinstance(recipe, RlRecipe):
-        found["gold"] = gold  # of the first that is kept
-        if context is not None and max(lengths) + recipe.sample.max_tokens > context:
-            print(
-                f"note: the longest prompt ({max(lengths)}) leaves {context - max(lengths)} of sample.max_tokens="
-                f"{recipe.sample.max_tokens} tokens in a context of {context}"
-            )
-    return found
+    return sft
 
 
 def _prepare(recipe: Recipe) -> None:
@@ -230,7 +195,7 @@ def _prepare(recipe: Recipe) -> None:
         from rlvr.engines import base, vllm
 
         base.check_installed(recipe.engine)
-        if recipe.engine.kind == "vllm":
+        if recipe.engine.kind == "vllm" and base.mode_of(recipe.engine, machine.ranks()) == "inline":
             os.environ.update(vllm.environment(recipe.engine))
     if recipe.system.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(recipe.system.threads)
@@ -337,7 +302,11 @@ def _eval_recipe(path: str | None, overrides: Sequence[str]) -> EvalRecipe:
     if recipe.eval.tasks is None:
         raise SettingsError(f"{path}: eval.tasks is needed: a file of tasks with gold answers")
     return EvalRecipe(
-        model=recipe.model, engine=recipe.engine, scoring=recipe.scoring, system=recipe.system, eval=recipe.eval
+        model=recipe.model.model_copy(update={"lora": None}),
+        engine=recipe.engine,
+        scoring=recipe.scoring,
+        system=recipe.system,
+        eval=recipe.eval,
     )
 
 
@@ -474,3 +443,6 @@ def doctor(
         print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}))
     if any(check.ok is False for check in checks):
         raise DataError("something needs attention: see the lines marked above")
+
+
+app.add_typer(checkpoint_commands.app, name="checkpoint")

@@ -68,3 +68,8 @@ def instructions() -> set[str]:
         return set()
     found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
     return set(found[1].split()) if found else set()
+
+
+def ranks() -> int:
+    """Processes that torchrun or accelerate started for this one command; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -6,7 +6,6 @@ B sequences, T tokens, N scored tokens, V vocabulary, D hidden.
 from __future__ import annotations
 
 import difflib
-import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rlvr.errors import DataError, DiskError, NonFiniteError, SettingsError
+from rlvr import lora
+from rlvr.errors import DataError, DiskError, SettingsError
+from rlvr.failpoints import failpoint
 from rlvr.losses import Sums
-from rlvr.recipe import AdamW, BpeTokenizer, Model, Muon, NewModel
+from rlvr.packing import pack
+from rlvr.recipe import BpeTokenizer, Model, NewModel
 from rlvr.settings import load_recipe
 
 if TYPE_CHECKING:
@@ -183,11 +185,17 @@ def context_length(model: PreTrainedModel) -> int | None:
 
 
 def logprobs(
-    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    temperature: float = 1.0,
+    *,
+    length_B: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(logp_BT, entropy_BT) in nats, float32: of ids_BT where mask_BT is True, 0 elsewhere.
+    """(logp_BT, entropy_BT) in nats, float32 (float64 of such a model): of ids_BT where mask_BT is True, 0 elsewhere.
 
-    Rows are right-padded; only masked positions pass the output head. The entropy carries no gradient.
+    Rows are right-padded; only masked positions pass the output head. The entropy carries no gradient. With length_B
+    (tokens of each row) the padding does not pass the model either: rows are packed, see can_pack().
     """
 
     def score(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,37 +204,87 @@ def logprobs(
             entropy_N = -(all_logp_NV.exp() * all_logp_NV).sum(dim=-1)
         return all_logp_NV.gather(1, target_N[:, None])[:, 0], entropy_N
 
-    logp_N, entropy_N = _by_tile(model, ids_BT, mask_BT, score)
+    logp_N, entropy_N = _by_tile(model, ids_BT, mask_BT, score, length_B)
     return _spread(logp_N, mask_BT), _spread(entropy_N, mask_BT)
 
 
-def cross_entropy(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor) -> Sums:
-    """Summed -log p of the masked ids, nats, to be divided by the optimizer step's tokens; and tokens guessed right."""
+def cross_entropy(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, *, length_B: Tensor | None = None) -> Sums:
+    """Summed -log p of the masked ids, nats, to be divided by the optimizer step's tokens; and tokens guessed right.
+
+    length_B as in logprobs().
+    """
 
     def score(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
         loss_N = torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="none")
         return loss_N, logits_NV.detach().argmax(dim=-1) == target_N
 
-    loss_N, right_N = _by_tile(model, ids_BT, mask_BT, score)
+    loss_N, right_N = _by_tile(model, ids_BT, mask_BT, score, length_B)
     sequences = int(mask_BT.any(dim=1).sum())
     metrics = {"mean_token_accuracy": float(right_N.sum())}
     return Sums(loss=loss_N.sum(), tokens=len(loss_N), sequences=sequences, metrics=metrics)
 
 
-def _by_tile(
-    model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """score(float32 logits_NV, target_N) over the logits that predict each masked id, TILE_LOGITS of them at a time.
+def can_pack(model: PreTrainedModel) -> bool:
+    """Whether the architecture keeps packed rows apart by their positions: tried with two rows, against them alone."""
+    half = min(8, (context_length(model) or 16) // 2)
+    length_B = torch.tensor([2 * half, half, half])  # the last two share a row
+    ids_BT = torch.randint(
+        model.config.get_text_config().vocab_size, (3, 2 * half), generator=torch.Generator().manual_seed(0)
+    )
+    mask_BT = (torch.arange(2 * half) < length_B[:, None]) & (torch.arange(2 * half) > 0)
+    ids_BT, mask_BT, length_B = (x.to(model.device) for x in (ids_BT, mask_BT, length_B))
+    try:
+        with torch.no_grad():
+            apart_BT, _ = logprobs(model, ids_BT, mask_BT)
+            packed_BT, _ = logprobs(model, ids_BT, mask_BT, length_B=length_B)
+    except TypeError:  # a forward without position_ids
+        return False
+    return bool((apart_BT - packed_BT).abs().max() < (1e-3 if model.dtype == torch.float32 else 0.1))
 
-    Where one tile does not hold them, each tile's logits are made again in the backward pass instead of being kept.
-    """
+
+def keep_few_activations(model: PreTrainedModel) -> None:
+    """Gradient checkpointing in every layer that has it. SettingsError where none has."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise SettingsError(f"gradient_checkpointing: {type(lora.plain(model)).__name__} has no layers that support it")
+    lora.plain(model).gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in layers:
+        layer.training = True  # it heeds this flag alone; what is inside stays without dropout
+
+
+def _hidden_ND(model: PreTrainedModel, ids_BT: Tensor, wanted_BT: Tensor, length_B: Tensor | None) -> Tensor:
+    """Last hidden states at wanted_BT, row by row."""
+    backbone: Any = lora.plain(model).base_model
+    if length_B is not None and len(length_B) > 1:
+        packed = pack(ids_BT, length_B)
+        if len(packed.ids_RL) < len(ids_BT):
+            hidden_RLD = backbone(input_ids=packed.ids_RL, position_ids=packed.position_RL, use_cache=False)[0]
+            return hidden_RLD.flatten(0, 1)[packed.place_BT[wanted_BT]]
     # right padding under a causal mask: no real token sees a padded one, so no attention mask is needed
-    hidden_BTD = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+    return backbone(input_ids=ids_BT, use_cache=False).last_hidden_state[wanted_BT]
+
+
+def _by_tile(
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    length_B: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """score(logits_NV, target_N) over the logits that predict each masked id, TILE_LOGITS of them at a time.
+
+    They are float32, of a float64 model float64. Where one tile does not hold them, each tile's logits are made again
+    in the backward pass instead of being kept.
+    """
     target_BT = mask_BT[:, 1:]
-    hidden_ND, target_N = hidden_BTD[:, :-1][target_BT], ids_BT[:, 1:][target_BT]
+    before_BT = torch.cat([target_BT, torch.zeros_like(mask_BT[:, :1])], dim=1)  # what predicts each masked id
+    hidden_ND, target_N = _hidden_ND(model, ids_BT, before_BT, length_B), ids_BT[:, 1:][target_BT]
 
     def tile(hidden_ND: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
-        return score(head_logits(model, hidden_ND).float(), target_N)
+        logits_NV = head_logits(model, hidden_ND)
+        return score(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), target_N)
 
     rows = max(1, TILE_LOGITS // model.config.get_text_config().vocab_size)
     if len(target_N) <= rows:
@@ -258,138 +316,22 @@ def head_logits(model: PreTrainedModel, hidden_ND: Tensor) -> Tensor:
     return logits_NV
 
 
-# --- training --------------------------------------------------------------------------------------------------------
-
-
-class Trained:
-    """A model with its optimizer, schedule and divisor. One for the policy, one for a critic."""
-
-    def __init__(self, model: PreTrainedModel, settings: AdamW | Muon, total_updates: int) -> None:
-        self.model = model
-        self.settings = settings
-        self.total_updates = total_updates
-        self.updates = 0
-        """Optimizer updates done or skipped; with the settings it fixes the learning rate."""
-        self.optimizers = _optimizers(model, settings)
-        self._base_lr = [[group["lr"] for group in o.param_groups] for o in self.optimizers]
-
-    def backward(self, sums: Sums, divisor: float) -> float:
-        """Add one micro-batch's gradient of sums.loss / divisor; the divisor is that of the whole optimizer step.
-
-        Returns the micro-batch's share of the loss. NonFiniteError before anything is added.
-        """
-        loss = sums.loss / divisor
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise NonFiniteError(f"loss is {value} in update {self.updates + 1}; the weights are as they were")
-        loss.backward()
-        return value
-
-    def step(self) -> dict[str, float]:
-        """Clip, update, clear the gradient; grad_norm (before clipping) and lr. NonFiniteError: no weight moved."""
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
-        if not math.isfinite(norm):
-            raise NonFiniteError(f"gradient norm is {norm} in update {self.updates + 1}; the weights are as they were")
-        factor = lr_factor(self.settings, self.updates, self.total_updates)
-        for optimizer, rates in zip(self.optimizers, self._base_lr, strict=True):
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.updates += 1
-        return {"grad_norm": norm, "lr": self.settings.lr * factor}
-
-    def skip(self) -> None:
-        """Count an update without gradient: no weight moves, not even along the old momentum, but the schedule does."""
-        self.updates += 1
-
-    def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) as in the model's file: a tied head is not named twice."""
-        seen: set[int] = set()
-        for name, tensor in self.model.state_dict().items():
-            if tensor.data_ptr() not in seen:
-                seen.add(tensor.data_ptr())
-                yield name, tensor.detach()
-
-    def state(self) -> dict[str, Tensor]:
-        """Weights and optimizer state under flat names, for safetensors."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.weights()}
-        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
-        for optimizer in self.optimizers:
-            for parameter, entry in optimizer.state.items():
-                for key, value in entry.items():
-                    tensors[f"optimizer.{names[parameter]}.{key}"] = torch.as_tensor(value)
-        return tensors
-
-    def load_state(self, tensors: dict[str, Tensor], updates: int) -> None:
-        """Take what state() gave. ValueError, with nothing taken, where a weight is missing or has another shape."""
-        for name, own in self.weights():
-            given = tensors.get(f"model.{name}")
-            if given is None or given.shape != own.shape:
-                what = "is missing" if given is None else f"has shape {tuple(given.shape)}"
-                raise ValueError(f"weight {name} must have shape {tuple(own.shape)}; it {what}")
-        names = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, own in self.weights():
-                own.copy_(tensors[f"model.{name}"])
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    name = next(n for n, p in names.items() if p is parameter)
-                    prefix = f"optimizer.{name}."
-                    # AdamW's step count stays on the CPU
-                    entry = {
-                        key.removeprefix(prefix): value.to(parameter.device if value.ndim else "cpu", copy=True)
-                        for key, value in tensors.items()
-                        if key.startswith(prefix)
-                    }
-                    if entry:
-                        optimizer.state[parameter] = entry
-        self.updates = updates
-
-
-def lr_factor(settings: AdamW | Muon, update: int, total: int) -> float:
-    """Share of the base rate in update 0..total-1: linear warm-up, after it the schedule down to min_lr_ratio.
-
-    A pure function of the update's number, so that a resumed run needs no scheduler state.
-    """
-    warm = min(1.0, (update + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    done = max(0, update - settings.warmup_steps) / max(1, total - settings.warmup_steps)
-    fall = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[settings.schedule]
-    floor = 0.0 if settings.schedule == "constant" else settings.min_lr_ratio
-    return warm * (fall * (1 - floor) + floor)
-
-
-def _optimizers(model: PreTrainedModel, settings: AdamW | Muon) -> list[torch.optim.Optimizer]:
-    parameters = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if not isinstance(settings, Muon):
-        rest = [p for _, p in parameters]
-        return [torch.optim.AdamW(rest, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)]
-    # Muon is for matrices between hidden spaces; embeddings and heads are not https://kellerjordan.github.io/posts/muon/
-    outer = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    if (head := model.get_output_embeddings()) is not None:
-        outer.add(id(head.weight))
-    matrices = [p for _, p in parameters if p.ndim == 2 and id(p) not in outer]
-    rest = [p for _, p in parameters if p.ndim != 2 or id(p) in outer]
-    return [
-        torch.optim.Muon(matrices, lr=settings.lr, weight_decay=settings.weight_decay, momentum=settings.momentum),
-        torch.optim.AdamW(rest, lr=settings.adamw_lr, betas=settings.betas, weight_decay=0.0),
-    ]
-
-
 # --- saving ----------------------------------------------------------------------------------------------------------
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, folder: Path) -> None:
-    """A plain Hugging Face folder, never seen half written. DiskError where it cannot be written."""
+    """A plain Hugging Face folder, or a PEFT one, never seen half written. DiskError where it cannot be written."""
     from safetensors import SafetensorError
 
     fresh = folder.with_name(f".{folder.name}.new")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
-        model.save_pretrained(fresh)
+        if lora.is_attached(model):
+            lora.save(model, fresh)
+        else:
+            model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
+        failpoint("model")
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
     except (OSError, SafetensorError) as error:  # safetensors has its own kind for a full disk

@@ -263,6 +263,12 @@ def warnings_in_words(metrics: Mapping[str, float]) -> list[str]:
                 f"{100 * share:.0f} % of the verdicts of {area.removeprefix('verdicts/')} ran out of {limit[outcome]} "
                 f"and count 0: is it the responses, or the verifier? ({name})"
             )
+    overflow = metrics.get("ratio/overflow", 0.0)
+    if overflow > 0:
+        words.append(
+            f"{100 * overflow:.2g} % of tokens had a probability ratio beyond e^20, which was held there: the policy "
+            "moves too far in a step, lower optim.lr (ratio/overflow)"
+        )
     unjudged = metrics.get("reward/unjudged_ratio", 0.0)
     if unjudged > 0.01:
         words.append(

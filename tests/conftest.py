@@ -17,7 +17,7 @@ os.environ.update(vllm.environment(VllmEngine()))
 os.environ.update(OMP_NUM_THREADS="1", TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 
-def save_tiny(folder: Path, *, tied: bool, seed: int = 0) -> Path:
+def save_tiny(folder: Path, *, tied: bool, seed: int = 0, intermediate_size: int = 128) -> Path:
     """A random byte-level Qwen3 of 0.1 million parameters whose next tokens are far from uniform."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -29,7 +29,7 @@ def save_tiny(folder: Path, *, tied: bool, seed: int = 0) -> Path:
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=64,
-        intermediate_size=128,
+        intermediate_size=intermediate_size,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,

@@ -85,6 +85,48 @@ def test_shares_change_no_problem_and_no_other_draw() -> None:
     assert all(p == m for p, m in worked)
 
 
+def test_a_base_model_reads_every_kind_of_page_as_often_as_asked() -> None:
+    shares = {"textbook": 0.3, "worked": 0.1, "guesses": 0.2, "shrugs": 0.05, "facts": 0.2}
+    rows = list(problems.text(seed=1, n=8000, **shares))
+    counts = dict.fromkeys((*shares, "chatter"), 0)
+    right = 0
+    for row in rows:
+        page = row.get("text") or row["completion"]
+        if "text" in row:
+            sums = re.findall(r"(\d+[+-]\d+)=(\d+)", page)
+            assert all(value(left) == int(total) for left, total in sums)
+            counts["facts" if sums else "chatter"] += 1
+        elif row["prompt"].startswith("Q: "):
+            answer = value(expression(row["prompt"]))
+            kind = "worked" if "=" in page else "guesses" if "boxed" in page else "shrugs"
+            counts[kind] += 1
+            right += page == f"\\boxed{{{answer}}}"
+            assert kind != "worked" or page.endswith(f". \\boxed{{{answer}}}")
+        else:
+            chain = row["prompt"].removesuffix(": ")
+            assert page.endswith(f"={value(chain)}. \\boxed{{{value(chain)}}}")
+            counts["textbook"] += 1
+    for kind, share in {**shares, "chatter": 0.15}.items():
+        assert counts[kind] / 8000 == pytest.approx(share, abs=0.02), kind
+    assert right / counts["guesses"] == pytest.approx(0.15, abs=0.03)
+    assert len({row["id"] for row in rows}) == 8000
+
+
+def test_the_pages_of_a_base_model_can_be_read_and_keep_held_out_tasks_out() -> None:
+    data = Data(path=f"{FILE}:text", source="generator", args={"seed": 1, "n": 300, "avoid": [[4242, 512]]})
+    pages = load_demonstrations(data).rows
+    assert len(pages) == 300
+    assert {page.prompt == "" for page in pages} == {True, False}
+    held_out = {expression(row["prompt"]) for row in problems.tasks(4242, 512, [2])}
+
+    def met(**arguments: object) -> set[str]:
+        prompts = [row["prompt"] for row in problems.text(1, 4000, [2], **arguments) if "prompt" in row]
+        return {expression(p) if p.startswith("Q: ") else p.removesuffix(": ") for p in prompts} & held_out
+
+    assert met()
+    assert not met(avoid=[[4242, 512]])
+
+
 def test_seeds_repeat_and_differ() -> None:
     assert list(problems.tasks(5, 50)) == list(problems.tasks(5, 50))
     assert {row["prompt"] for row in problems.tasks(5, 50)} != {row["prompt"] for row in problems.tasks(6, 50)}
@@ -117,6 +159,13 @@ def test_impossible_requests_say_what_would_be_possible(arguments: dict[str, obj
 def test_shares_outside_0_and_1_are_refused() -> None:
     with pytest.raises(ValueError, match=r"bare must be in \[0, 1\], got 10"):
         list(problems.demonstrations(1, 1, bare=10))
+
+
+def test_shares_of_pages_that_are_more_than_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"textbook, worked, guesses, shrugs, facts must be shares of 1 together, got"):
+        list(problems.text(1, 1, textbook=0.9))
+    with pytest.raises(ValueError, match=r"must be shares of 1 together"):
+        list(problems.text(1, 1, worked=-0.1))
 
 
 def test_both_load_as_data_of_a_recipe() -> None:

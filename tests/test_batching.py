@@ -10,20 +10,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.batching import Batch, make_batch
-from rlvr.types import Completion, Group, Rollout, Task
+from rlvr.types import Completion, Finish, Group, Rollout, Task
 
 INT_MAX = 2**40
 
 
 def rollout(
-    ids: tuple[int, ...], reward: float | None, *, logprobs: Any = None, trained: tuple[bool, ...] | None = None
+    ids: tuple[int, ...],
+    reward: float | None,
+    *,
+    logprobs: Any = None,
+    trained: tuple[bool, ...] | None = None,
+    finish: Finish = "stop",
 ) -> Rollout:
     completion = Completion(
         text="",
         token_ids=ids,
         logprobs=logprobs or tuple(-float(i) for i in ids),
         trained=trained or (True,) * len(ids),
-        finish="stop",
+        finish=finish,
         versions=((0, 0),),
     )
     return Rollout(id="1/t/0", completion=completion, verdicts={}, reward=reward)
@@ -36,7 +41,7 @@ def group(prompt_ids: tuple[int, ...], *rollouts: Rollout) -> Group:
 def example() -> list[Group]:
     return [
         group((7, 8), rollout((3, 4, 5), 1.0), rollout((6,), None), rollout((2,), 0.5)),
-        group((9,), rollout((1, 2, 3), 0.0, trained=(True, False, True)), rollout((5,), 1.0, trained=(False,))),
+        group((9,), rollout((1, 2, 3), 0.0, trained=(True, False, True)), rollout((5,), None, trained=(False,))),
     ]
 
 
@@ -56,14 +61,34 @@ def test_only_tokens_that_the_policy_chose_are_trained() -> None:
     assert (batch.num_tokens, batch.num_sequences) == (6, 3)
 
 
-def test_rollouts_that_could_not_be_judged_or_have_no_trained_token_make_no_row() -> None:
-    groups = [group((1,), rollout((2,), None), rollout((3,), 1.0)), group((1,), rollout((4,), 1.0, trained=(False,)))]
+def test_rollouts_that_could_not_be_judged_make_no_row() -> None:
+    groups = [group((1,), rollout((2,), None), rollout((3,), 1.0)), group((1,), rollout((4,), None))]
     assert make_batch(groups).ids_BT.tolist() == [[1, 3]]
+
+
+def test_a_judged_rollout_without_trained_tokens_makes_a_row_for_its_siblings_alone() -> None:
+    groups = [group((1,), rollout((2,), 1.0), rollout((3, 4), 0.0, trained=(False, False)), rollout((), 0.25))]
+    batch = make_batch(groups)
+    assert batch.ids_BT.tolist() == [[1, 2, 0], [1, 3, 4], [1, 0, 0]]
+    assert batch.mask_BT.int().tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert batch.reward_B.tolist() == [1.0, 0.0, 0.25]
+    assert batch.length_B.tolist() == [2, 3, 1]
+    assert (batch.num_tokens, batch.num_sequences) == (1, 1)
+
+
+def test_truncated_completions_are_trained_unless_they_are_filtered() -> None:
+    groups = [group((1,), rollout((2, 3), 1.0), rollout((4, 5), 0.0, finish="length"))]
+    assert make_batch(groups).mask_BT.int().tolist() == [[0, 1, 1], [0, 1, 1]]
+    filtered = make_batch(groups, filter_truncated=True)
+    assert filtered.mask_BT.int().tolist() == [[0, 1, 1], [0, 0, 0]]
+    assert filtered.sampler_logp_BT.tolist() == [[0, -2, -3], [0, 0, 0]]
+    assert filtered.reward_B.tolist() == [1.0, 0.0]
+    assert (filtered.num_tokens, filtered.num_sequences) == (2, 1)
 
 
 @pytest.mark.parametrize("groups", [[], [group((1,), rollout((2,), None))]])
 def test_nothing_to_train_on_is_an_error_that_says_so(groups: list[Group]) -> None:
-    with pytest.raises(ValueError, match="at least one judged rollout with a trained token"):
+    with pytest.raises(ValueError, match="needs at least one judged rollout, got none"):
         make_batch(groups)
 
 

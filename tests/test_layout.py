@@ -19,13 +19,13 @@ HEAVY = {"torch", "transformers", "vllm"}
 
 # A module imports only from its own or a lower line; the last line is the lowest.
 LAYERS = {
-    "entry": "__main__ cli serve viewer.* feedback.* doctor plan plot status verify",
+    "entry": "__main__ cli checkpoint_commands dry_run serve viewer.* feedback.* doctor plan plot status verify",
     "loops": "loops.* evaluate progress",
     "rewards": "rewards.* rollout scale.ray",
-    "models": "policy heads parallel engines.* checkpoint runs",
-    "maths": "batching advantages losses fused",
+    "models": "policy heads lora trained parallel parity mismatch trials engines.* checkpoint grouplog runs rollout_table",
+    "maths": "batching packing advantages losses fused",
     "settings": "recipe presets settings rows tasks chat verifiers.*",
-    "ground": "types errors plugins seeds machine sandbox.*",
+    "ground": "types errors plugins seeds machine environment inputs failpoints sandbox.*",
 }
 NO_TORCH = ("settings", "ground")
 

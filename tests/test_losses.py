@@ -15,7 +15,6 @@ from torch import Tensor
 from rlvr.batching import Batch
 from rlvr.losses import MAX_LOG_RATIO, divisor, kl_estimate, policy_loss
 from rlvr.recipe import Clip, Kl, Loss
-from rlvr.settings import from_overrides
 
 AGGREGATES = ("token", "sequence", "constant")
 MAX_TOKENS = 7
@@ -61,8 +60,9 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Batch]:
 
 losses = st.builds(
     Loss,
+    ratio=st.sampled_from(["token", "sequence"]),
     aggregate=st.sampled_from(AGGREGATES),
-    clip=st.builds(Clip, low=st.just(0.2), high=st.sampled_from([0.2, 0.3])),
+    clip=st.builds(Clip, low=st.sampled_from([0.01, 0.2]), high=st.sampled_from([0.02, 0.3])),
 )
 kls = st.builds(Kl, coef=st.sampled_from([0.0, 0.1]), kind=st.sampled_from(["k2", "k3", None]))
 
@@ -73,9 +73,11 @@ def plain(logp_BT: Tensor, batch: Batch, loss: Loss, kl: Kl, by: float) -> Tenso
     total = torch.zeros((), dtype=torch.float64)
     for b in range(len(logp_BT)):
         places = [t for t in range(logp_BT.shape[1]) if batch.mask_BT[b, t]]
-        for t in places:
+        log_ratios = [logp_BT[b, t] - batch.old_logp_BT[b, t] for t in places]
+        for t, log_ratio in zip(places, log_ratios, strict=True):
             logp, adv = logp_BT[b, t], batch.adv_BT[b, t]
-            ratio = torch.exp(logp - batch.old_logp_BT[b, t])
+            whole = sum(log_ratios, torch.zeros(())) / len(places)
+            ratio = torch.exp(log_ratio if loss.ratio == "token" else whole)
             term = -torch.min(ratio * adv, torch.clamp(ratio, 1 - loss.clip.low, 1 + loss.clip.high) * adv)
             d = batch.ref_logp_BT[b, t] - logp
             term = term + kl.coef * {"k2": d**2 / 2, "k3": torch.exp(d) - 1 - d}[kl.kind or "k2"]
@@ -124,6 +126,46 @@ def test_no_split_into_micro_batches_changes_value_or_gradient(
     torch.testing.assert_close(gradient_BT, whole[1], rtol=0, atol=1e-12)
 
 
+@settings(deadline=None, max_examples=50)
+@given(cases(), losses, kls, st.data())
+def test_no_split_over_ranks_and_micro_batches_changes_the_gradient_of_shared_weights(
+    case: tuple[Tensor, Batch], loss: Loss, kl: Kl, data: st.DataObject
+) -> None:
+    offset_BT, batch = case
+    B, divide, ranks = len(offset_BT), by(batch, loss), data.draw(st.integers(1, 3))
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    feature_BTD = torch.randn(*offset_BT.shape, 4, generator=rng, dtype=torch.float64)
+    owner_B = data.draw(st.lists(st.tuples(st.integers(0, ranks - 1), st.integers(0, 2)), min_size=B, max_size=B))
+
+    def gradient(rows: Tensor, scale: float) -> Tensor:
+        weight_D = torch.full((4,), 0.1, dtype=torch.float64, requires_grad=True)
+        logp_BT = offset_BT[rows] + feature_BTD[rows] @ weight_D
+        (policy_loss(logp_BT, batch.rows(rows), loss, kl).loss * scale / divide).backward()
+        assert weight_D.grad is not None
+        return weight_D.grad
+
+    whole_D = gradient(torch.arange(B), 1.0)
+    by_rank_D = []
+    for rank in range(ranks):  # each adds up its micro-batches, and then the gradients are averaged, as DDP does
+        parts = [torch.tensor([b for b in range(B) if owner_B[b] == (rank, k)]) for k in range(3)]
+        mine = [gradient(part, float(ranks)) for part in parts if len(part)]
+        by_rank_D.append(sum(mine, torch.zeros(4, dtype=torch.float64)))
+    torch.testing.assert_close(sum(by_rank_D) / ranks, whole_D, rtol=1e-12, atol=1e-12)
+
+
+def test_a_sequences_ratio_is_the_geometric_mean_of_its_tokens_and_clips_all_of_them_together() -> None:
+    # token ratios 2 and 0.5 | 3 and 3, so s = 1 and 3, clip 0.2; the third token of row 0 is a tool's
+    log_ratio_BT = torch.tensor([[2.0, 0.5, 9.0], [3.0, 3.0, 1.0]], dtype=torch.float64).log()
+    batch = make([[1, 1, 0], [1, 1, 0]], adv_BT=[[1.5, 1.5, 0], [1.0, 1.0, 0]], old_logp_BT=[[0.0] * 3] * 2)
+    loss = Loss(ratio="sequence", aggregate="sequence", clip=Clip(low=0.2, high=0.2))
+    value, gradient_BT = value_and_gradient(log_ratio_BT, lambda p: policy_loss(p, batch, loss).loss)
+    assert value == pytest.approx(-(1.5 + 1.2), rel=1e-14)
+    # d(-s A)/dlogp_t = -s A / |o|, https://arxiv.org/abs/2507.18071 eq. 10
+    assert gradient_BT.tolist() == [[pytest.approx(-0.75), pytest.approx(-0.75), 0], [0, 0, 0]]
+    metrics = policy_loss(log_ratio_BT, batch, loss).metrics
+    assert metrics["clip_ratio/high_mean"] == 2  # tokens: by token 3 would be
+
+
 def test_clipping_ends_the_gradient_only_on_the_side_that_would_go_on() -> None:
     # ratios 1.5 and 0.5, each with a good and a bad advantage; clip 0.2 and 0.3
     log_ratio = [math.log(1.5), math.log(1.5), math.log(0.5), math.log(0.5)]
@@ -137,7 +179,12 @@ def test_clipping_ends_the_gradient_only_on_the_side_that_would_go_on() -> None:
     assert value == pytest.approx(-(2.6 - 3 + 1 - 1.6), abs=1e-14)
     assert gradient_BT[0].tolist() == pytest.approx([0, 3, -1, 0], abs=1e-14)
     metrics = policy_loss(torch.tensor([log_ratio], dtype=torch.float64), batch, loss).metrics
-    assert metrics == {"clip_ratio/low_mean": 1, "clip_ratio/high_mean": 1, "clip_ratio/region_mean": 2}
+    assert metrics == {
+        "clip_ratio/low_mean": 1,
+        "clip_ratio/high_mean": 1,
+        "clip_ratio/region_mean": 2,
+        "ratio/overflow": 0,
+    }
 
 
 def test_clip_metrics_count_only_trained_tokens() -> None:
@@ -166,39 +213,6 @@ def test_token_mean_weighs_long_answers_more_and_sequence_mean_does_not() -> Non
     assert mean("token") == pytest.approx(-(1 - 3) / 4)
     assert mean("sequence") == pytest.approx(-(1 - 1) / 2)
     assert mean("constant") == pytest.approx(-(1 - 3) / (2 * MAX_TOKENS))
-
-
-def preset(name: str, *overrides: str) -> Any:
-    return from_overrides("rl", [f"algorithm={name}", "steps=1", "model.path=x", "data.path=x", *overrides])
-
-
-def test_the_grpo_preset_is_equation_3_of_its_paper() -> None:
-    # ratios 1.1, 1.5 | 0.6, advantages 1 | -1, KL k3 with weight 0.04:
-    # 1/2 sum_i 1/|o_i| sum_t (min(r A, clip(r) A) - 0.04 k3)
-    recipe = preset("grpo", "kl.coef=0.04")
-    ratios = [[1.0, 1.1, 1.5], [1.0, 0.6, 1.0]]
-    log_ratio_BT = torch.tensor(ratios, dtype=torch.float64).log()
-    batch = make([[0, 1, 1], [0, 1, 0]], adv_BT=[[0, 1, 1], [0, -1, 0]], old_logp_BT=[[0.0] * 3] * 2)
-    batch = replace(batch, ref_logp_BT=log_ratio_BT + math.log(2))  # so d = log 2 and k3 = 1 - log 2 everywhere
-    sums = policy_loss(log_ratio_BT, batch, recipe.loss, recipe.kl)
-    k3 = 0.04 * (1 - math.log(2))
-    wanted = -(((1.1 - k3) + (1.2 - k3)) / 2 + (-0.8 - k3)) / 2
-    assert float(sums.loss) / by(batch, recipe.loss) == pytest.approx(wanted, rel=1e-13)
-    assert sums.metrics["kl"] == pytest.approx(3 * (1 - math.log(2)))
-    assert (sums.tokens, sums.sequences) == (3, 2)
-    assert recipe.advantage.kind == "group"
-
-
-def test_the_dr_grpo_preset_divides_every_token_by_the_same_constant() -> None:
-    recipe = preset("dr_grpo", "sample.max_tokens=7")
-    batch = make([[0, 1, 1], [0, 1, 0]], adv_BT=[[0, 0.5, 0.5], [0, -0.5, 0]], old_logp_BT=[[0.0] * 3] * 2)
-    log_ratio_BT = torch.tensor([[1.0, 1.1, 1.5], [1.0, 0.6, 1.0]], dtype=torch.float64).log()
-    sums = policy_loss(log_ratio_BT, batch, recipe.loss, recipe.kl)
-    divide = divisor(sums.tokens, sums.sequences, recipe.loss, recipe.sample.max_tokens)
-    assert divide == 2 * 7
-    assert float(sums.loss) / divide == pytest.approx(-(0.55 + 0.6 - 0.4) / 14, rel=1e-13)
-    assert recipe.advantage.kind == "group_no_std"
-    assert recipe.kl.coef == 0
 
 
 def test_the_divisor_counts_what_the_aggregate_averages_over() -> None:
@@ -237,6 +251,62 @@ def test_what_stands_at_untrained_places_changes_nothing() -> None:
         ratio, d = math.exp(-0.2), -0.3
         assert value == pytest.approx(-ratio + 0.5 * (math.exp(d) - 1 - d), rel=1e-13)
         assert gradient_BT.tolist() == [[0, pytest.approx(-ratio + 0.5 * (1 - math.exp(d)), rel=1e-13)]]
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_tokens_whose_log_ratio_is_out_of_bounds_are_counted(ratio: Literal["token", "sequence"]) -> None:
+    old = [[0.0, -50.0, -5.0, -1000.0], [0.0, 19.0, 21.0, 0.0]]
+    batch = make([[1, 1, 1, 0], [1, 1, 1, 1]], adv_BT=[[1.0] * 4] * 2, old_logp_BT=old)
+    sums = policy_loss(torch.zeros(2, 4, dtype=torch.float64), batch, Loss(ratio=ratio))
+    assert sums.metrics["ratio/overflow"] == (2 if ratio == "token" else 0)  # means 55 / 3 and -10
+    far = replace(batch, old_logp_BT=torch.tensor([[0.0, -70.0, -5.0, 0.0], [0.0] * 4], dtype=torch.float64))
+    sums = policy_loss(torch.zeros(2, 4, dtype=torch.float64), far, Loss(ratio=ratio))
+    assert sums.metrics["ratio/overflow"] == (1 if ratio == "token" else 3)  # a mean of 25 bounds the whole row
+
+
+BAD = [math.nan, math.inf, -math.inf]
+
+
+def with_value(batch: Batch, logp_BT: Tensor, name: str, place: tuple[int, int], value: float) -> tuple[Tensor, Batch]:
+    """The same with one number changed, of logp_BT or of the batch's tensor of that name."""
+    changed_BT = (logp_BT if name == "logp_BT" else getattr(batch, name)).clone()
+    changed_BT[place] = value
+    return (changed_BT, batch) if name == "logp_BT" else (logp_BT, replace(batch, **{name: changed_BT}))
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("name", ["logp_BT", "old_logp_BT", "ref_logp_BT", "adv_BT"])
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_what_is_not_finite_reaches_the_loss_where_it_is_trained_and_nothing_where_it_is_not(
+    ratio: Literal["token", "sequence"], name: str, bad: float, sign: float
+) -> None:
+    place = [[-0.3, -0.2, -0.9], [-0.5, -0.1, -0.4]]
+    logp_BT = torch.tensor(place, dtype=torch.float64)
+    batch = make([[0, 1, 1], [0, 1, 0]], adv_BT=[[0, sign, sign]] * 2, old_logp_BT=place, ref_logp_BT=place)
+    for loss in (Loss(ratio=ratio, aggregate=aggregate) for aggregate in AGGREGATES):
+        for kl in (Kl(coef=0.1, kind="k2"), Kl(coef=0.1, kind="k3")):
+            clean = value_and_gradient(logp_BT, lambda p, x=loss, y=kl: policy_loss(p, batch, x, y).loss)
+            leaf_BT, untrained = with_value(batch, logp_BT, name, (1, 2), bad)
+            value, gradient_BT = value_and_gradient(
+                leaf_BT, lambda p, b=untrained, x=loss, y=kl: policy_loss(p, b, x, y).loss
+            )
+            assert value == clean[0]
+            torch.testing.assert_close(gradient_BT, clean[1], rtol=0, atol=0)
+            leaf_BT, trained = with_value(batch, logp_BT, name, (0, 2), bad)
+            assert not math.isfinite(float(policy_loss(leaf_BT, trained, loss, kl).loss))
+
+
+def test_a_row_without_trained_tokens_adds_nothing_and_is_not_counted() -> None:
+    nan = math.nan
+    both = make([[0, 1, 1], [0, 0, 0]], adv_BT=[[0, 1.0, 1.0], [nan] * 3], old_logp_BT=[[0.0] * 3, [nan] * 3])
+    alone = both.rows(torch.tensor([0]))
+    logp_BT = torch.tensor([[0.0, 0.1, -0.1], [nan] * 3], dtype=torch.float64)
+    for loss in (Loss(ratio=r, aggregate=a) for r in ("token", "sequence") for a in AGGREGATES):
+        value, gradient_BT = value_and_gradient(logp_BT, lambda p, x=loss: policy_loss(p, both, x).loss)
+        assert value == float(policy_loss(logp_BT[:1], alone, loss).loss)
+        assert gradient_BT[1].tolist() == [0, 0, 0]
+        assert by(both, loss) == by(alone, loss)
 
 
 def test_errors_name_what_is_missing() -> None:

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from rlvr import policy
-from rlvr.errors import DataError, NonFiniteError
-from rlvr.losses import Sums
-from rlvr.recipe import AdamW, Model, Muon, NewModel
+from rlvr.errors import DataError, SettingsError
+from rlvr.recipe import Model, NewModel
 
 LENGTHS = (9, 4, 13)
 
@@ -42,6 +41,12 @@ def rows(lengths: tuple[int, ...] = LENGTHS, num_prompt: int = 2, vocab: int = 2
         ids_BT[b, :length] = torch.randint(3, vocab, (length,), generator=rng)
         mask_BT[b, num_prompt:length] = True
     return ids_BT, mask_BT
+
+
+def assert_same_bits(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
 
 
 @torch.no_grad()
@@ -220,182 +225,61 @@ def test_tiles_of_logits_change_no_value_and_no_gradient(
         torch.testing.assert_close(tiled[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-# --- updates ---------------------------------------------------------------------------------------------------------
+# --- packing and activations -----------------------------------------------------------------------------------------
 
 
-def test_weights_name_a_tied_head_once_and_an_untied_one_too(tied: Any, untied: Any) -> None:
-    def names(model: Any) -> set[str]:
-        return {name for name, _ in policy.Trained(model, AdamW(), 1).weights()}
-
-    assert "model.embed_tokens.weight" in names(tied)
-    assert "lm_head.weight" not in names(tied)
-    assert names(untied) == names(tied) | {"lm_head.weight"}
-
-
-def test_the_learning_rate_warms_up_and_falls() -> None:
-    def factors(total: int, **settings: Any) -> list[float]:
-        return [policy.lr_factor(AdamW(**settings), update, total) for update in range(total)]
-
-    assert factors(4) == [1, 1, 1, 1]
-    assert factors(6, warmup_steps=4) == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert factors(4, schedule="linear") == [1, 0.75, 0.5, 0.25]
-    assert factors(4, schedule="linear", min_lr_ratio=0.5) == [1, 0.875, 0.75, 0.625]
-    assert factors(4, schedule="linear", warmup_steps=2) == [0.5, 1, 1, 0.5]
-    assert factors(6, schedule="linear", warmup_steps=2, min_lr_ratio=0.2) == pytest.approx([0.5, 1, 1, 0.8, 0.6, 0.4])
-    assert factors(2, schedule="cosine", warmup_steps=4) == [0.25, 0.5]  # it never falls
-    half = 0.5 * (1 + math.cos(math.pi / 4))
-    assert factors(4, schedule="cosine") == pytest.approx([1, half, 0.5, 1 - half], rel=1e-12)
-    assert factors(4, schedule="cosine", min_lr_ratio=0.2) == pytest.approx(
-        [1, 0.2 + 0.8 * half, 0.6, 0.2 + 0.8 * (1 - half)], rel=1e-12
-    )
-    assert factors(4, schedule="constant", min_lr_ratio=0.2) == [1, 1, 1, 1]
+def gradients(model: Any, ids_BT: Tensor, mask_BT: Tensor, length_B: Tensor | None) -> dict[str, Tensor]:
+    """Of a loss whose every token has a weight of its own; and the log-probabilities."""
+    model.zero_grad()
+    weight_BT = torch.rand(mask_BT.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logp_BT, entropy_BT = policy.logprobs(model, ids_BT, mask_BT, 0.7, length_B=length_B)
+    (logp_BT * weight_BT).sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return found | {"logp": logp_BT.detach(), "entropy": entropy_BT}
 
 
-ADAMW = AdamW(lr=1e-2, weight_decay=0.1, schedule="cosine", warmup_steps=2, max_grad_norm=0.5)
-MUON = Muon(kind="muon", lr=2e-2, adamw_lr=1e-2, weight_decay=0.1, schedule="linear", max_grad_norm=0.5)
-TOTAL = 6
+ARCHITECTURES = ("qwen3", "qwen2", "llama", "mistral", "gemma2", "cohere", "granite", "gpt_neox", "phi3", "olmo2")
 
 
-def update(trained: policy.Trained, number: int) -> dict[str, float]:
-    """One update in two micro-batches; its data are a function of its number."""
-    ids_BT, mask_BT = rows()
-    ids_BT = (ids_BT + 11 * number) % 256 + 3
-    num_tokens = int(mask_BT.sum())
-    for part in (slice(0, 1), slice(1, 3)):
-        trained.backward(policy.cross_entropy(trained.model, ids_BT[part], mask_BT[part]), num_tokens)
-    return trained.step()
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_packed_rows_give_what_padded_ones_give_gradients_too(name: str) -> None:
+    model = tiny_architecture(name).double()
+    assert policy.can_pack(model)
+    lengths = (9, 4, 13, 2, 5, 5, 1)
+    ids_BT, mask_BT = rows(lengths, num_prompt=1, vocab=48)
+    padded = gradients(model, ids_BT, mask_BT, None)
+    packed = gradients(model, ids_BT, mask_BT, torch.tensor(lengths))
+    assert padded.keys() == packed.keys()
+    for key, value in padded.items():
+        torch.testing.assert_close(packed[key], value, rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
 
 
-def tensors(trained: policy.Trained) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in trained.state().items()}
+@pytest.mark.parametrize(
+    ("name", "config"), [("mamba", {"state_size": 4}), ("gpt2", {"n_embd": 16, "n_head": 2, "n_layer": 1})]
+)
+def test_whether_an_architecture_keeps_packed_rows_apart_is_tried_out(name: str, config: dict[str, Any]) -> None:
+    assert policy.can_pack(tiny_architecture(name, **config)) == (name == "gpt2")
 
 
-def assert_same_bits(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, tensor in ours.items():
-        assert torch.equal(tensor, theirs[name]), name
+def test_activations_made_again_give_the_same_gradient_without_dropout() -> None:
+    ids_BT, mask_BT = rows(vocab=48)
+    kept = tiny_architecture("llama", attention_dropout=0.5, num_hidden_layers=3).double()
+    again = copy.deepcopy(kept)
+    policy.keep_few_activations(again)
+    counted: list[int] = []
+    for layer in again.model.layers:
+        layer.input_layernorm.register_forward_hook(lambda *_: counted.append(1))
+    wanted = gradients(kept, ids_BT, mask_BT, None)
+    assert not counted
+    found = gradients(again, ids_BT, mask_BT, None)
+    assert len(counted) == 2 * 3  # each layer twice: forward, and again for the backward pass
+    for key, value in wanted.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-12, atol=1e-12, msg=lambda m, k=key: f"{k}: {m}")
 
 
-@pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
-@pytest.mark.parametrize("which", ["tied", "untied"])
-def test_updates_are_those_of_a_plain_torch_loop_bit_for_bit(
-    which: str, settings: AdamW, request: pytest.FixtureRequest
-) -> None:
-    model = request.getfixturevalue(which)
-    trained = policy.Trained(copy.deepcopy(model), settings, TOTAL)
-    other = copy.deepcopy(model)
-    if isinstance(settings, Muon):
-        inner = [p for n, p in other.named_parameters() if p.ndim == 2 and ".layers." in n]
-        outer = [p for n, p in other.named_parameters() if not (p.ndim == 2 and ".layers." in n)]
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(inner, lr=2e-2, weight_decay=0.1, momentum=0.95),
-            torch.optim.AdamW(outer, lr=1e-2, betas=(0.9, 0.95), weight_decay=0.0),
-        ]
-        assert len(inner) == 2 * 7
-    else:
-        optimizers = [torch.optim.AdamW(other.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)]
-    for number in range(4):
-        ours = update(trained, number)
-        ids_BT, mask_BT = rows()
-        ids_BT = (ids_BT + 11 * number) % 256 + 3
-        for part in (slice(0, 1), slice(1, 3)):
-            loss = policy.cross_entropy(other, ids_BT[part], mask_BT[part]).loss
-            (loss / int(mask_BT.sum())).backward()
-        norm = torch.nn.utils.clip_grad_norm_(other.parameters(), 0.5)
-        factor = (
-            1 - number / TOTAL
-            if isinstance(settings, Muon)
-            else min(1, (number + 1) / 2) * 0.5 * (1 + math.cos(math.pi * max(0, number - 2) / (TOTAL - 2)))
-        )
-        for optimizer in optimizers:
-            rate = 1e-2 if isinstance(optimizer, torch.optim.AdamW) else 2e-2
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            optimizer.step()
-            optimizer.zero_grad()
-        assert ours["grad_norm"] == float(norm) > 0.5
-        assert ours["lr"] == settings.lr * factor
-    assert trained.updates == 4
-    assert_same_bits(dict(trained.model.state_dict()), dict(other.state_dict()))
-    assert all(p.grad is None for p in trained.model.parameters())
-
-
-@pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
-def test_an_update_without_gradient_moves_the_schedule_alone(tied: Any, settings: AdamW) -> None:
-    trained = policy.Trained(copy.deepcopy(tied), settings, TOTAL)
-    update(trained, 0)
-    before = tensors(trained)
-    trained.skip()
-    trained.skip()
-    assert trained.updates == 3
-    assert_same_bits(tensors(trained), before)  # neither momentum nor weight decay was applied
-    assert update(trained, 1)["lr"] == settings.lr * policy.lr_factor(settings, 3, TOTAL)
-
-
-@pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
-@pytest.mark.parametrize("which", ["tied", "untied"])
-def test_a_saved_state_goes_on_bit_for_bit(
-    which: str, settings: AdamW, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    from safetensors.torch import load_file, save_file
-
-    model = request.getfixturevalue(which)
-    straight = policy.Trained(copy.deepcopy(model), settings, TOTAL)
-    for number in range(2):
-        update(straight, number)
-    save_file(straight.state(), tmp_path / "state.safetensors")
-    for number in range(2, 5):
-        update(straight, number)
-
-    resumed = policy.Trained(copy.deepcopy(model), settings, TOTAL)
-    resumed.load_state(load_file(tmp_path / "state.safetensors"), updates=2)
-    for number in range(2, 5):
-        update(resumed, number)
-    assert resumed.updates == 5
-    assert_same_bits(tensors(resumed), tensors(straight))
-    if which == "tied":
-        assert resumed.model.lm_head.weight.data_ptr() == resumed.model.model.embed_tokens.weight.data_ptr()
-
-
-def test_a_state_of_another_model_is_refused_with_nothing_taken(tied: Any) -> None:
-    trained = policy.Trained(copy.deepcopy(tied), ADAMW, TOTAL)
-    given = {name: tensor + 1 for name, tensor in tensors(trained).items()}
-    before = tensors(trained)
-    name = "model.layers.1.mlp.up_proj.weight"
-    for bad in (
-        {**given, f"model.{name}": torch.zeros(1, 64)},
-        {k: v for k, v in given.items() if k != f"model.{name}"},
-    ):
-        with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight must have shape \(128, 64\)"):
-            trained.load_state(bad, updates=3)
-        assert_same_bits(tensors(trained), before)
-        assert trained.updates == 0
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_not_finite_is_refused_and_the_weights_stay(tied: Any, value: float) -> None:
-    trained = policy.Trained(copy.deepcopy(tied), ADAMW, TOTAL)
-    update(trained, 0)
-    before = tensors(trained)
-    loss = next(trained.model.parameters()).sum() * value
-    with pytest.raises(NonFiniteError, match=r"loss is .* in update 2; the weights are as they were"):
-        trained.backward(Sums(loss=loss, tokens=1, sequences=1), 1.0)
-    assert all(p.grad is None for p in trained.model.parameters())
-    assert_same_bits(tensors(trained), before)
-
-
-@pytest.mark.parametrize("settings", [ADAMW, MUON], ids=["adamw", "muon"])
-def test_a_gradient_that_is_not_finite_is_refused_and_the_weights_stay(tied: Any, settings: AdamW) -> None:
-    trained = policy.Trained(copy.deepcopy(tied), settings, TOTAL)
-    update(trained, 0)
-    before = tensors(trained)
-    weight = next(trained.model.parameters())
-    # sqrt at 0: the value is 0 and the gradient infinite
-    trained.backward(Sums(loss=(weight * 0).sum().sqrt(), tokens=1, sequences=1), 1.0)
-    with pytest.raises(NonFiniteError, match=r"gradient norm is .* in update 2; the weights are as they were"):
-        trained.step()
-    assert trained.updates == 1
-    assert_same_bits(tensors(trained), before)
+def test_a_model_without_layers_to_make_again_is_told() -> None:
+    with pytest.raises(SettingsError, match="gradient_checkpointing: Toy has no layers that support it"):
+        policy.keep_few_activations(type("Toy", (torch.nn.Module,), {})())
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -63,9 +63,16 @@ def test_the_random_control_differs_in_its_reward_alone() -> None:
 
 
 def test_the_stages_of_the_job_are_measured_on_the_same_held_out_tasks() -> None:
-    tasks = [load_recipe(ARITHMETIC / name).eval.tasks for name in ("pretrain.yaml", "sft.yaml", "grpo.yaml")]  # type: ignore[attr-defined]
-    assert tasks[0] is not None
-    assert tasks[0].args == tasks[1].args == tasks[2].args == {"seed": 4242, "n": 512}
+    for name in ("pretrain.yaml", "sft.yaml", "grpo.yaml", "base.yaml", "zero.yaml"):
+        tasks = load_recipe(ARITHMETIC / name).eval.tasks  # type: ignore[attr-defined]
+        assert tasks is not None
+        assert tasks.args == {"seed": 4242, "n": 512}
+
+
+def test_zero_starts_from_the_base_model_and_nothing_else() -> None:
+    changed = differences(ARITHMETIC / "zero.yaml", ARITHMETIC / "grpo.yaml")
+    assert changed == {"model.path": "runs/arithmetic/base/model", "model.made_by": "recipes/arithmetic/base.yaml"}
+    assert load_recipe(ARITHMETIC / "base.yaml").stage == "pretrain"
 
 
 def test_a_dry_run_of_pretraining_needs_nothing_but_its_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +87,8 @@ def test_a_dry_run_of_pretraining_needs_nothing_but_its_data(capsys: pytest.Capt
     ("command", "recipe", "maker"),
     [("sft", "sft.yaml", "rlvr pretrain recipes/arithmetic/pretrain.yaml"),
      ("train", "grpo.yaml", "rlvr sft recipes/arithmetic/sft.yaml"),
-     ("train", "grpo_random.yaml", "rlvr sft recipes/arithmetic/sft.yaml")],
+     ("train", "grpo_random.yaml", "rlvr sft recipes/arithmetic/sft.yaml"),
+     ("train", "zero.yaml", "rlvr pretrain recipes/arithmetic/base.yaml")],
 )  # fmt: skip
 def test_a_dry_run_names_the_stage_that_makes_a_missing_model(
     command: str, recipe: str, maker: str, capsys: pytest.CaptureFixture[str]

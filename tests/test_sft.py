@@ -13,10 +13,12 @@ import torch
 from test_rl import Quiet, assert_same_bits, exact, gradient_descent, weights
 from torch import Tensor
 
-from rlvr import chat, policy, runs
+from rlvr import chat, policy, runs, trained
 from rlvr.loops import sft
+from rlvr.loops.stopping import StopRequest
 from rlvr.recipe import AdamW, Model, PretrainRecipe, SftRecipe
 from rlvr.settings import from_overrides
+from rlvr.trained import Trained
 
 ROWS = [{"prompt": f"Q{k}: ", "completion": "abcdefghijklm"[k : 2 * k + 2]} for k in range(8)]
 SMALL = (
@@ -58,7 +60,7 @@ def train(folder: Path, stage: str, data: Path, *overrides: str) -> dict[str, An
     recipe = from_overrides(stage, [f"run.dir={folder}", f"data.path={data}", *overrides])
     assert isinstance(recipe, SftRecipe | PretrainRecipe)
     with runs.Run.open(recipe, "toy.yaml") as run:
-        return sft.train(recipe, run, Quiet())
+        return sft.train(recipe, run, Quiet(), StopRequest())
 
 
 # --- one step --------------------------------------------------------------------------------------------------------
@@ -68,16 +70,18 @@ def test_rows_are_padded_to_the_right_and_masked_after_the_prompt() -> None:
     def row(ids: list[int], num_prompt: int) -> chat.Example:
         return chat.Example(np.array(ids, dtype=np.int32), num_prompt)
 
-    ids_BT, mask_BT = sft.pad([row([5, 6, 7, 1], 2), row([8, 1], 1), row([9, 9, 1], 0)])
+    ids_BT, mask_BT, length_B = sft.pad([row([5, 6, 7, 1], 2), row([8, 1], 1), row([9, 9, 1], 0)])
     assert ids_BT.tolist() == [[5, 6, 7, 1], [8, 1, 0, 0], [9, 9, 1, 0]]
+    assert length_B.tolist() == [4, 2, 3]
     assert mask_BT.int().tolist() == [[0, 0, 1, 1], [0, 1, 0, 0], [0, 1, 1, 0]]
 
 
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("completion_only", [True, False])
 def test_loss_and_gradient_are_those_of_naive_cross_entropy(
-    loaded: Any, completion_only: bool, monkeypatch: pytest.MonkeyPatch
+    loaded: Any, completion_only: bool, packs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "_optimizers", gradient_descent)
+    monkeypatch.setattr(trained, "_optimizers", gradient_descent)
     model, tokenizer = loaded
     rows = examples(tokenizer, completion_only=completion_only)
     ours, theirs = copy.deepcopy(model), copy.deepcopy(model).double()
@@ -85,7 +89,7 @@ def test_loss_and_gradient_are_those_of_naive_cross_entropy(
     loss.backward()
     before = dict(copy.deepcopy(model).named_parameters())
     norm = float(torch.stack([p.grad.norm() for p in theirs.parameters()]).norm())
-    metrics = sft.update(policy.Trained(ours, AdamW(lr=0.1, max_grad_norm=1e6), 1), *sft.pad(rows), 32768)
+    metrics = sft.update(Trained(ours, AdamW(lr=0.1, max_grad_norm=1e6), 1, packs=packs), sft.pad(rows))
     assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
     for (name, p), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
@@ -95,7 +99,7 @@ def test_loss_and_gradient_are_those_of_naive_cross_entropy(
 
 def test_what_the_mask_leaves_out_is_not_a_target(loaded: Any) -> None:
     model, tokenizer = loaded
-    ids_BT, mask_BT = sft.pad(examples(tokenizer))
+    ids_BT, mask_BT, _ = sft.pad(examples(tokenizer))
     last = ids_BT.clone()
     length_B = (mask_BT.cumsum(dim=1) * mask_BT).argmax(dim=1) + 1
     hidden = copy.deepcopy(model)
@@ -118,13 +122,13 @@ def test_what_the_mask_leaves_out_is_not_a_target(loaded: Any) -> None:
 
 
 def test_the_split_into_micro_batches_changes_no_result(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "_optimizers", gradient_descent)
+    monkeypatch.setattr(trained, "_optimizers", gradient_descent)
     model, tokenizer = loaded
     batch = sft.pad(examples(tokenizer))
 
     def after(micro_tokens: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-        trained = policy.Trained(copy.deepcopy(model), AdamW(lr=0.3), 1)
-        return sft.update(trained, *batch, micro_tokens), dict(trained.model.named_parameters())
+        ours = Trained(copy.deepcopy(model), AdamW(lr=0.3, micro_tokens=micro_tokens), 1)
+        return sft.update(ours, batch), dict(ours.model.named_parameters())
 
     whole, tensors = after(32768)
     assert whole["mean_token_accuracy"] * int(batch[1].sum()) == pytest.approx(

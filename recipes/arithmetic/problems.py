@@ -13,6 +13,9 @@ from rlvr.seeds import rng_for
 ERRORS = (1, 2, 9, 10, 11, 20)
 """By how much a wrong guess is off, either way: a slip of a digit or of a carry."""
 
+CHATTER = ("Bus {} is late.", "Who sits in room {}?", "Page {} is missing.", "I saw {} birds.", "He ran {} miles.")
+SHRUGS = ("No idea.", "Ask somebody else.", "Too long for me.")
+
 HeldOut = Sequence[Sequence[int]]
 """(seed, n) of sets whose prompts are kept out, each made without those before it."""
 
@@ -59,6 +62,50 @@ def demonstrations(
         yield {"id": f"arithmetic-{seed}:{k}", "prompt": _prompt(numbers), "completion": completion}
 
 
+def text(
+    seed: int,
+    n: int,
+    operands: Sequence[int] = (3, 4),
+    textbook: float = 0.45,
+    worked: float = 0.07,
+    guesses: float = 0.28,
+    shrugs: float = 0.05,
+    facts: float = 0.1,
+    guess_wrong: float = 0.85,
+    avoid: HeldOut = (),
+) -> Iterator[dict[str, str]]:
+    r"""n pages of what a base model may have read; few of those that ask as tasks() does are answered with care.
+
+    {"id": "arithmetic-1:7", "prompt": "82+83-78: ", "completion": "82+83=165; 165-78=87. \\boxed{87}"}
+    {"id": "arithmetic-1:8", "prompt": "Q: 56+19-48=?\nA: ", "completion": "\\boxed{28}"}
+    {"id": "arithmetic-1:9", "text": "17+80=97; 203-41=162; 55+13=68"}
+
+    textbook: share of problems that nobody asks, worked out; worked, guesses, shrugs: of those asked, that are worked
+    out, guessed (`guess_wrong` of them wrong) or shrugged off; facts: of sums of two numbers. The rest is chatter.
+    """
+    shares = {"textbook": textbook, "worked": worked, "guesses": guesses, "shrugs": shrugs, "facts": facts}
+    if min(shares.values()) < 0 or sum(shares.values()) > 1:
+        raise ValueError(f"{', '.join(shares)} must be shares of 1 together, got {list(shares.values())}")
+    kinds, weights = [*shares, "chatter"], [*shares.values(), 1 - sum(shares.values())]
+    rng = rng_for(seed, "arithmetic", "text")
+    for k, (numbers, answer) in enumerate(_problems(seed, n, operands, avoid)):
+        (kind,) = rng.choices(kinds, weights)
+        said = _wrong(answer, rng.random()) if rng.random() < guess_wrong else answer
+        page = {
+            "textbook": f"{_work(numbers)}. \\boxed{{{answer}}}",
+            "worked": f"{_work(numbers)}. \\boxed{{{answer}}}",
+            "guesses": f"\\boxed{{{said}}}",
+            "shrugs": rng.choice(SHRUGS),
+            "facts": "; ".join(_fact(rng) for _ in range(rng.randint(2, 4))),
+            "chatter": rng.choice(CHATTER).format(rng.randint(2, 300)),
+        }[kind]
+        if kind in ("facts", "chatter"):
+            yield {"id": f"arithmetic-{seed}:{k}", "text": page}
+        else:
+            prompt = f"{_chain(numbers)}: " if kind == "textbook" else _prompt(numbers)
+            yield {"id": f"arithmetic-{seed}:{k}", "prompt": prompt, "completion": page}
+
+
 def _problems(seed: int, n: int, operands: Sequence[int], avoid: HeldOut) -> Iterator[tuple[tuple[int, ...], int]]:
     """(numbers, answer): (82, 83, -78), 87"""
     if n < 1:
@@ -103,7 +150,11 @@ def _problem(rng: Random, operands: Sequence[int]) -> tuple[tuple[int, ...], int
 
 
 def _prompt(numbers: tuple[int, ...]) -> str:
-    return f"Q: {numbers[0]}{''.join(f'{number:+d}' for number in numbers[1:])}=?\nA: "
+    return f"Q: {_chain(numbers)}=?\nA: "
+
+
+def _chain(numbers: tuple[int, ...]) -> str:
+    return f"{numbers[0]}{''.join(f'{number:+d}' for number in numbers[1:])}"
 
 
 def _work(numbers: tuple[int, ...]) -> str:
@@ -113,6 +164,13 @@ def _work(numbers: tuple[int, ...]) -> str:
         steps.append(f"{total}{number:+d}={total + number}")
         total += number
     return "; ".join(steps)
+
+
+def _fact(rng: Random) -> str:
+    """203-41=162, of the size that a step of a worked answer has"""
+    left, right = rng.randint(10, 300), rng.randint(10, 99)
+    right = -right if left >= right and rng.random() < 0.5 else right
+    return f"{left}{right:+d}={left + right}"
 
 
 def _wrong(answer: int, draw: float) -> int:

@@ -1,12 +1,13 @@
 """The embedded engine: transformers in this process. For tiny models, tests, and machines without vLLM.
 
-Every completion has its own random numbers, drawn from its own seed, so it does not depend on its neighbours
-(but for rounding: matrix products of another batch size may differ in the last bit).
+Every completion has its own random numbers, drawn from its own seed, and its bits do not depend on its neighbours (on a
+CPU; slots.py says how), so what was sampled before a run was killed is what is sampled after.
 B rows being sampled, V vocabulary.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlvr import lora
 from rlvr.chat import cut_at_stop, decode, end_token_ids
+from rlvr.engines.slots import PREFILL_SLOTS, ROWS, SLOTS, Slots, mask, up_to
 from rlvr.errors import EngineError, NonFiniteError
+from rlvr.failpoints import failpoint
 from rlvr.policy import context_length, load_model
 from rlvr.recipe import HfEngine, Model
 from rlvr.types import Completion, Finish, Request
@@ -38,6 +42,15 @@ class _Row:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
+    @property
+    def position(self) -> int:
+        """Of the last token, the next to go through the model."""
+        return len(self.request.prompt_ids) + len(self.token_ids) - 1
+
+    @property
+    def last_token(self) -> int:
+        return (self.token_ids or self.request.prompt_ids)[-1]
+
 
 class HuggingFace:
     """Engine (types.Engine) over transformers' forward with a cache: one prefill per prompt, finished rows leave."""
@@ -47,6 +60,9 @@ class HuggingFace:
         self.tokenizer = tokenizer
         self.model, _ = load_model(model)
         self.context = context_length(self.model)
+        self.is_lora = model.lora is not None
+        if model.lora is not None:
+            self.model = lora.attach(self.model, model.lora, seed=0)
         self.model.requires_grad_(False)
         self.version = 0
         self.end_ids = end_token_ids(model.path, tokenizer)
@@ -64,12 +80,18 @@ class HuggingFace:
             yield from self._generate_batch(waiting)
 
     def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        own = self.model.state_dict()
+        own = dict(lora.weights(self.model)) if self.is_lora else self.model.state_dict()
+        given = set()
         with torch.no_grad():
             for name, tensor in weights:
                 if name not in own or own[name].shape != tensor.shape:
                     raise EngineError(f"weight {name} {tuple(tensor.shape)} does not fit the engine's model")
                 own[name].copy_(tensor)
+                given.add(name)
+                if len(given) == 1:
+                    failpoint("sync")
+        if self.is_lora and (missing := own.keys() - given):
+            raise EngineError(f"the adapter of version {version} is without {min(missing)}")
         self.version = version
 
     def sleep(self) -> None:
@@ -87,49 +109,54 @@ class HuggingFace:
             for number, request in enumerate(requests)
             for id, seed in zip(request.sample_ids, request.seeds, strict=True)
         ]
-        logits_BV, cache, mask_BT = self._prefill([request.prompt_ids for request in requests], rows)
+        rows += [_Row("", rows[0].request, rows[0].uniform, 0) for _ in range(up_to(len(rows), ROWS) - len(rows))]
+        cache = self._prefill([request.prompt_ids for request in requests], rows)
         while True:
-            next_B = self._sample(logits_BV, rows)
-            done: list[Finish | None] = [self._finish(row) for row in rows]
-            for row, finish in zip(rows, done, strict=True):
-                if finish is not None and row.id:
+            with one_thread():
+                self._sample(self._forward(rows, cache), rows)
+            for row in rows:
+                if row.id and (finish := self._finish(row)) is not None:
                     yield row.id, self._completion(row, finish)
                     row.id = ""  # stays in the batch until it is compacted, but is not reported again
             live = [i for i, row in enumerate(rows) if row.id]
             if not live:
                 return
-            if len(live) <= _COMPACT_BELOW * len(rows):
-                index = torch.tensor(live)
-                rows = [rows[i] for i in live]
-                next_B, mask_BT = next_B[index], mask_BT[index]
+            size = up_to(len(live), ROWS)
+            if size <= _COMPACT_BELOW * len(rows):
+                spare = [i for i, row in enumerate(rows) if not row.id]
+                index = live + spare[: size - len(live)]
+                rows = [rows[i] for i in index]
                 with torch.inference_mode():
-                    cache.batch_select_indices(index)
-            mask_BT = torch.cat([mask_BT, torch.ones_like(mask_BT[:, :1])], dim=1)
-            logits_BV = self._forward(next_B[:, None], mask_BT, cache)
-
-    def _prefill(self, prompts: Sequence[Sequence[int]], rows: Sequence[_Row]) -> tuple[Tensor, Any, Tensor]:
-        """(logits_BV, cache, mask_BT) of all rows, from one forward over the distinct prompts, left-padded."""
-        from transformers import DynamicCache
-
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompts])
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-        cache = DynamicCache(config=self.model.config)
-        logits = self._forward(ids, mask, cache)
-        index = torch.tensor([row.prompt for row in rows])
-        with torch.inference_mode():
-            cache.batch_select_indices(index)
-        return logits[index], cache, mask[index]
+                    cache.select(torch.tensor(index))
 
     @torch.inference_mode()
-    def _forward(self, ids_BT: Tensor, mask_BT: Tensor, cache: Any) -> Tensor:
-        # finished rows that await compaction would run past the last position there is
-        last = None if self.context is None else self.context - 1
-        position_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0, max=last)[:, -ids_BT.shape[1] :]
-        out = self.model(
+    def _prefill(self, prompts: Sequence[Sequence[int]], rows: Sequence[_Row]) -> Slots:
+        """The cache of all rows but for their last token, from one forward over the distinct prompts."""
+        cache = Slots()
+        T = up_to(max(len(prompt) for prompt in prompts) - 1, SLOTS)
+        cache.size = up_to(T, PREFILL_SLOTS)
+        ids_PT = torch.tensor([[*prompt[:-1], *[0] * (T - len(prompt) + 1)] for prompt in prompts])
+        with one_thread():
+            self._through(ids_PT, torch.arange(T).expand_as(ids_PT), cache)
+        cache.cut(T)
+        cache.select(torch.tensor([row.prompt for row in rows]))
+        return cache
+
+    @torch.inference_mode()
+    def _forward(self, rows: Sequence[_Row], cache: Slots) -> Tensor:
+        """logits_BV after each row's last token."""
+        cache.size = max(cache.size, up_to(max(row.position for row in rows) + 1, SLOTS))
+        ids_B1 = torch.tensor([[row.last_token] for row in rows])
+        return self._through(ids_B1, torch.tensor([[row.position] for row in rows]), cache)
+
+    def _through(self, ids_BT: Tensor, position_BT: Tensor, cache: Slots) -> Tensor:
+        cache.position_BT = position_BT
+        model = lora.plain(self.model)
+        out = model(
             input_ids=ids_BT,
-            attention_mask=mask_BT,
-            position_ids=position_BT,
+            attention_mask=mask(model.config, position_BT, cache.size, model.dtype),
+            # what fills a prompt up may lie behind the last position there is
+            position_ids=position_BT.clamp(max=None if self.context is None else self.context - 1),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
@@ -137,8 +164,8 @@ class HuggingFace:
         return out.logits[:, -1]
 
     @torch.inference_mode()
-    def _sample(self, logits_BV: Tensor, rows: Sequence[_Row]) -> Tensor:
-        """Next token of every row, noted in the row with its log-probability; finished rows go on unheeded."""
+    def _sample(self, logits_BV: Tensor, rows: Sequence[_Row]) -> None:
+        """Note each row's next token in it, with its log-probability; finished rows stay as they are."""
         temperature_B = torch.tensor([row.request.sampling.temperature or 1.0 for row in rows])
         logp_BV = torch.log_softmax(truncate(logits_BV.float() / temperature_B[:, None], rows), dim=-1)
         uniform_B = torch.tensor([row.uniform[min(len(row.token_ids), len(row.uniform) - 1)] for row in rows])
@@ -152,7 +179,6 @@ class HuggingFace:
             if row.id:
                 row.token_ids.append(token)
                 row.logprobs.append(logp)
-        return next_B
 
     def _finish(self, row: _Row) -> Finish | None:
         sampling = row.request.sampling
@@ -175,6 +201,20 @@ class HuggingFace:
             finish=finish,
             versions=((0, self.version),),
         )
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with one thread: MKL's product of one row differs in its last bits from thread to thread.
+
+    Where this engine is of use, more threads are slower too.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def inverse_cdf(logp_BV: Tensor, uniform_B: Tensor) -> Tensor:

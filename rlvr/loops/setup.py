@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from rlvr import chat, checkpoint
-from rlvr.errors import DataError
+from rlvr import chat, checkpoint, lora, policy
+from rlvr.errors import DataError, NonFiniteError, SettingsError
 from rlvr.evaluate import Evaluation
-from rlvr.policy import Trained
+from rlvr.inputs import fingerprint_model, fingerprint_rows
 from rlvr.progress import Progress
-from rlvr.recipe import Data, HeldOut, HfEngine, VllmEngine
+from rlvr.recipe import Data, HeldOut, HfEngine, Model, RlRecipe, SftRecipe, VllmEngine
 from rlvr.runs import Run, read_metrics
+from rlvr.seeds import seed_for
 from rlvr.tasks import Item, Loaded, exclude_prompts, load_demonstrations, load_tasks
+from rlvr.trained import Trained
 from rlvr.types import Demonstration, Task
 
 
@@ -51,6 +53,34 @@ def device() -> torch.device:
 def is_due(step: int, every: int) -> bool:
     """Whether something that happens every `every` steps (0: never) happens after `step`."""
     return every > 0 and step % every == 0
+
+
+def load_policy(recipe: RlRecipe | SftRecipe) -> tuple[Any, Any]:
+    """(model on its device, with adapters where the recipe wants them, tokenizer)"""
+    model, tokenizer = policy.load_model(recipe.model)
+    if recipe.model.lora is not None:
+        model = lora.attach(model, recipe.model.lora, seed_for(recipe.seed, "lora"))
+    if recipe.gradient_checkpointing:
+        policy.keep_few_activations(model)
+    return model.to(device()), tokenizer
+
+
+def decide_packing(wanted: bool | None, model: Any) -> bool:
+    """Whether rows are packed. SettingsError where that is wanted and the architecture does not keep them apart."""
+    if wanted is False:
+        return False
+    can_pack = policy.can_pack(model)
+    if wanted and not can_pack:
+        raise SettingsError(
+            f"packing: {type(lora.plain(model)).__name__} does not keep packed rows apart; leave packing out"
+        )
+    return can_pack
+
+
+def inputs(model: Model | None, **rows: Sequence[Task] | Sequence[Demonstration]) -> dict[str, str]:
+    """Fingerprints of what a run is made from, by name: a resumed run must find the same."""
+    found = {name: fingerprint_rows(given) for name, given in rows.items() if given}
+    return found if model is None else {**found, "model": fingerprint_model(model.path)}
 
 
 def load_held_out(settings: HeldOut, progress: Progress) -> list[Task]:
@@ -145,14 +175,41 @@ def _share(value: float | None) -> str:
 
 def save(run: Run, trained: Trained, state: State, keep: int) -> None:
     """A checkpoint of the step that state speaks of."""
+    tensors = trained.state()
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteError(f"step {state.step}: {name} holds NaN or infinity, so no checkpoint of it is saved")
     numbers = {
-        "updates": trained.updates,
+        **trained.numbers(),
         "cursor": state.cursor,
         "tokens": state.tokens,
         "before": state.before,
         "seconds": state.seconds(),
     }
-    checkpoint.save(run.folder / "checkpoints", state.step, trained.state(), numbers, keep=keep)
+    checkpoint.save(run.folder / "checkpoints", state.step, tensors, numbers, keep=keep)
+    run.forget_groups()
+
+
+def guard(
+    run: Run, trained: Trained, metrics: Mapping[str, float], step: int, batch: Mapping[str, Any], progress: Progress
+) -> None:
+    """Say of updates that were skipped, and keep what they were computed from. NonFiniteError after too many."""
+    if not metrics.get("skipped_updates"):
+        return
+    path = run.write_nonfinite(step, {name: tensor for name, tensor in batch.items() if tensor is not None})
+    in_a_row, most = trained.skipped_in_a_row, trained.settings.max_nonfinite
+    text = f"step {step}: NaN or infinity in loss or gradient; the update was skipped, its batch is in {path}"
+    if in_a_row > most:
+        raise NonFiniteError(f"{text}; {in_a_row} in a row, at most {most} are let pass (optim.max_nonfinite)")
+    progress.warn(text)
+
+
+def save_trained(model: Any, tokenizer: Any, run: Run) -> None:
+    """model/, a plain Hugging Face folder; of adapters also adapter/, a PEFT one. The model is not trained again."""
+    if lora.is_attached(model):
+        policy.save_model(model, tokenizer, run.adapter_folder)
+        model = lora.merged(model)
+    policy.save_model(model, tokenizer, run.model_folder)
 
 
 def resume(run: Run, trained: Trained, progress: Progress) -> State:
@@ -167,7 +224,7 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
     for line in skipped:
         progress.warn(line)
     try:
-        trained.load_state(tensors, numbers["updates"])
+        trained.load_state(tensors, numbers)
     except ValueError as error:
         raise DataError(f"the checkpoint of step {step} in {run.folder} is of another model: {error}") from error
     run.truncate(step)

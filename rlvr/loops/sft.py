@@ -3,83 +3,114 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlvr import chat, policy
+from rlvr import chat, parallel, policy
+from rlvr.batching import micro_batches
 from rlvr.errors import Stopped
+from rlvr.failpoints import failpoint
 from rlvr.loops import setup
 from rlvr.loops.stopping import StopRequest
 from rlvr.progress import Progress
-from rlvr.recipe import PretrainRecipe, SftRecipe
+from rlvr.recipe import Model, PretrainRecipe, SftRecipe
 from rlvr.runs import Run, read_metrics
 from rlvr.seeds import seed_for
-from rlvr.tasks import BatchPlan
+from rlvr.tasks import BatchPlan, exclude_prompts, load_demonstrations, load_tasks
+from rlvr.trained import Trained
 from rlvr.types import Demonstration
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _SHOWN = ("loss", "mean_token_accuracy", "grad_norm", "perf/tokens_per_second")
 
 
-def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress) -> dict[str, Any]:
+def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress, stop: StopRequest) -> dict[str, Any]:
     """Run the recipe to its end; returns what summary.json holds. RlvrError where it cannot, Stopped when asked to."""
-    with StopRequest(progress.warn) as stop:
-        model, tokenizer, examples = _prepare(recipe, progress)
-        stop.check("before the first step")
-        return _train(recipe, run, progress, model, tokenizer, examples, stop)
-
-
-def _prepare(recipe: SftRecipe | PretrainRecipe, progress: Progress) -> tuple[Any, Any, list[chat.Example]]:
-    """(model, tokenizer, tokenised demonstrations)"""
     held_out = setup.load_held_out(recipe.eval, progress)
     demonstrations = setup.load_training_demonstrations(recipe.data, held_out, progress)
-    if isinstance(recipe, PretrainRecipe):
-        texts = (_text(demonstration) for demonstration in demonstrations)
-        model, tokenizer = policy.new_model(recipe.model, texts, seed_for(recipe.seed, "weights"))
-    else:
-        model, tokenizer = policy.load_model(recipe.model)
-    model.to(setup.device())
+    base = recipe.model if isinstance(recipe.model, Model) else None
+    run.check_inputs(setup.inputs(base, data=demonstrations, held_out=held_out))
+    model, tokenizer = _model(recipe, demonstrations)
     num_parameters = sum(p.numel() for p in model.parameters())
-    progress.say(
-        f"{type(model).__name__} with {num_parameters:,} parameters, {len(tokenizer)} tokens in its vocabulary"
-    )
+    progress.say(f"{type(model).__name__} with {num_parameters:,} parameters, {len(tokenizer)} tokens")
     examples = chat.encode_demonstrations(
         tokenizer,
         demonstrations,
         max_length=recipe.max_length or policy.context_length(model),
         completion_only=recipe.completion_only_loss,
+        split=isinstance(recipe, PretrainRecipe) and not recipe.completion_only_loss,
         on_bad_row=recipe.data.on_bad_row,
     )
     if len(examples) < len(demonstrations):
         progress.warn(f"{len(demonstrations) - len(examples)} demonstrations left out: they are too long")
-    return model, tokenizer, examples
+    stop.check("before the first step")
+    trained = _trained(recipe, model)
+    with parallel.Together(partial(update, trained)) as work:
+        return _train(_Job(recipe, run, progress, trained, tokenizer, examples), work, stop)
 
 
-def _train(
-    recipe: SftRecipe | PretrainRecipe,
-    run: Run,
-    progress: Progress,
-    model: PreTrainedModel,
-    tokenizer: Any,
-    examples: Sequence[chat.Example],
-    stop: StopRequest,
-) -> dict[str, Any]:
-    trained = policy.Trained(model, recipe.optim, recipe.steps)
+def follow(recipe: SftRecipe | PretrainRecipe) -> None:
+    """Take part in the main rank's updates until it is done."""
+    trained = _trained(recipe, base_model(recipe)[0])
+    trained.share_state()
+    parallel.Together(partial(update, trained)).follow()
+
+
+def base_model(recipe: SftRecipe | PretrainRecipe) -> tuple[Any, Any]:
+    """(the model that the recipe's run begins with, tokenizer), from the recipe alone."""
+    demonstrations: list[Demonstration] = []
+    if isinstance(recipe, PretrainRecipe) and recipe.model.tokenizer.kind == "bpe":  # which is trained on the data
+        held_out = load_tasks(recipe.eval.tasks, setting="eval.tasks").rows if recipe.eval.tasks else []
+        demonstrations, _ = exclude_prompts(load_demonstrations(recipe.data).rows, held_out)
+    return _model(recipe, demonstrations)
+
+
+def _model(recipe: SftRecipe | PretrainRecipe, demonstrations: Sequence[Demonstration]) -> tuple[Any, Any]:
+    """(model on its device, tokenizer)"""
+    if isinstance(recipe, SftRecipe):
+        return setup.load_policy(recipe)
+    texts = (_text(demonstration) for demonstration in demonstrations)
+    model, tokenizer = policy.new_model(recipe.model, texts, seed_for(recipe.seed, "weights"))
+    if recipe.gradient_checkpointing:
+        policy.keep_few_activations(model)
+    return model.to(setup.device()), tokenizer
+
+
+def _trained(recipe: SftRecipe | PretrainRecipe, model: Any) -> Trained:
+    return Trained(model, recipe.optim, recipe.steps, packs=setup.decide_packing(recipe.packing, model))
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a run has in hand."""
+
+    recipe: SftRecipe | PretrainRecipe
+    run: Run
+    progress: Progress
+    trained: Trained
+    tokenizer: Any
+    examples: Sequence[chat.Example]
+
+
+def _train(job: _Job, work: parallel.Together, stop: StopRequest) -> dict[str, Any]:
+    recipe, run, progress, trained = job.recipe, job.run, job.progress, job.trained
     state = setup.resume(run, trained, progress)
-    plan = BatchPlan([len(e.ids) for e in examples], recipe.batch_size, recipe.bucket, recipe.seed)
+    trained.share_state()
+    plan = BatchPlan([len(e.ids) for e in job.examples], recipe.batch_size, recipe.bucket, recipe.seed)
     metrics = _last_metrics(run)  # where the last step was done before the run was killed
     progress.begin(state.step)
     for step in range(state.step + 1, recipe.steps + 1):
         started = time.perf_counter()
-        rows = [examples[i] for i in plan.rows(step - 1)]
-        ids_BT, mask_BT = (x.to(setup.device()) for x in pad(rows))
-        metrics = update(trained, ids_BT, mask_BT, recipe.optim.micro_tokens)
-        tokens = int(mask_BT.sum())
+        batch = pad([job.examples[i] for i in plan.rows(step - 1)])
+        metrics = work(batch)
+        setup.guard(run, trained, metrics, step, batch._asdict(), progress)
+        failpoint("update")
+        tokens = int(batch.mask_BT.sum())
         state.advance(step, cursor=step, tokens=tokens)
         seconds = time.perf_counter() - started
         metrics |= {
@@ -97,7 +128,7 @@ def _train(
             )
         if setup.is_due(step, recipe.checkpoint.every):
             setup.save(run, trained, state, recipe.checkpoint.keep)
-    policy.save_model(model, tokenizer, run.model_folder)
+    setup.save_trained(trained.model, job.tokenizer, run)
     summary = {
         "stage": recipe.stage,
         "steps": recipe.steps,
@@ -111,29 +142,54 @@ def _train(
     return summary
 
 
-def update(trained: policy.Trained, ids_BT: Tensor, mask_BT: Tensor, micro_tokens: int) -> dict[str, float]:
-    """One optimizer step on the mean cross-entropy over all masked tokens, whatever the split into micro-batches."""
-    num_tokens = int(mask_BT.sum())
-    rows = max(1, micro_tokens // ids_BT.shape[1])
-    loss = accuracy = 0.0
-    for start in range(0, len(ids_BT), rows):
-        part = slice(start, start + rows)
-        if mask_BT[part].any():
-            sums = policy.cross_entropy(trained.model, ids_BT[part], mask_BT[part])
-            loss += trained.backward(sums, num_tokens)
-            accuracy += sums.metrics["mean_token_accuracy"]
-    return {"loss": loss, "mean_token_accuracy": accuracy / num_tokens, **trained.step()}
+class Rows(NamedTuple):
+    """Demonstrations of one step as tensors."""
+
+    ids_BT: Tensor
+    """int64, right-padded with 0."""
+    mask_BT: Tensor
+    """bool, True where a token is trained."""
+    length_B: Tensor
+    """int64, tokens that are no padding."""
 
 
-def pad(examples: Sequence[chat.Example]) -> tuple[Tensor, Tensor]:
-    """(ids_BT int64 right-padded with 0, mask_BT True where a token is trained)."""
-    longest = max(len(e.ids) for e in examples)
-    ids_BT = torch.zeros(len(examples), longest, dtype=torch.int64)
-    mask_BT = torch.zeros(len(examples), longest, dtype=torch.bool)
+def update(trained: Trained, rows: Rows) -> dict[str, float]:
+    """One optimizer step on the mean cross-entropy over all masked tokens, whatever the split into micro-batches.
+
+    Every rank runs this alike, each on its share of the rows. An update that was skipped has no loss.
+    """
+    num_tokens = int(rows.mask_BT.sum())
+    sums = parallel.add(trained.in_memory(partial(_gradient, trained, rows, num_tokens)))
+    step = trained.step()
+    if "skipped_updates" in step:
+        return step
+    return {"loss": sums["loss"], "mean_token_accuracy": sums["mean_token_accuracy"] / num_tokens, **step}
+
+
+def _gradient(trained: Trained, rows: Rows, num_tokens: int) -> dict[str, float]:
+    """Add this rank's share of the gradient; its sums over tokens."""
+    own = Rows(*(x[parallel.share_B(rows.length_B)].to(setup.device()) for x in rows))
+    totals: defaultdict[str, float] = defaultdict(float)
+    for index_B in micro_batches(own.length_B, trained.micro_tokens):
+        failpoint("micro")
+        length_B = own.length_B[index_B]
+        ids_BT, mask_BT = (x[index_B, : int(length_B.max())] for x in (own.ids_BT, own.mask_BT))
+        if mask_BT.any():
+            sums = policy.cross_entropy(trained.model, ids_BT, mask_BT, length_B=length_B if trained.packs else None)
+            totals["loss"] += trained.backward(sums, num_tokens)
+            totals["mean_token_accuracy"] += sums.metrics["mean_token_accuracy"]
+    return totals
+
+
+def pad(examples: Sequence[chat.Example]) -> Rows:
+    """The examples as tensors; every token but the first is trained, or those behind the prompt alone."""
+    length_B = torch.tensor([len(e.ids) for e in examples])
+    ids_BT = torch.zeros(len(examples), int(length_B.max()), dtype=torch.int64)
+    mask_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)
     for row, example in enumerate(examples):
         ids_BT[row, : len(example.ids)] = torch.as_tensor(example.ids)
         mask_BT[row, max(1, example.num_prompt) : len(example.ids)] = True  # nothing predicts the first token
-    return ids_BT, mask_BT
+    return Rows(ids_BT, mask_BT, length_B)
 
 
 def _last_metrics(run: Run) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -17,9 +18,10 @@ class StopRequest:
     Works in the main thread alone (Python delivers signals there); elsewhere it does nothing.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self) -> None:
         self.requested = False
-        self._say = say
+        self.say: Callable[[str], None] = _print
+        """Told when it is requested."""
         self._before: dict[signal.Signals, object] = {}
 
     def check(self, when: str) -> None:
@@ -43,4 +45,9 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         name = signal.Signals(number).name
-        self._say(f"{name}: stopping after this step, with a checkpoint; once more stops at once")
+        self.say(f"{name}: stopping after this step, with a checkpoint; once more stops at once")
+
+
+def _print(text: str) -> None:
+    sys.stderr.write(f"rlvr: {text}\n")
+    sys.stderr.flush()

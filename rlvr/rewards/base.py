@@ -7,10 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 from rlvr import recipe
-from rlvr.errors import RlvrError
+from rlvr.errors import RlvrError, SettingsError
 from rlvr.rewards.verified import VerifiedReward, VerifierPool
 from rlvr.seeds import seed_for
-from rlvr.types import Group, RewardSource, Task, Verdict
+from rlvr.types import Completion, Group, RewardSource, Rollout, Task, Verdict
+
+OVERLONG = "overlong"
+"""The part that takes off what a completion's length costs; no part of a recipe may bear its name."""
 
 
 def combine(
@@ -63,6 +66,44 @@ class RandomReward:
         )
 
 
+class OverlongPenalty:
+    """Share s of `penalty` by length: 0 up to the buffer, then linear, 1 at max_tokens. The reward is less penalty * s.
+
+    https://arxiv.org/abs/2503.14476 eq. 13
+    """
+
+    def __init__(self, overlong: recipe.Overlong, max_tokens: int) -> None:
+        assert overlong.buffer > 0 and max_tokens > 0
+        self.penalty, self._max = overlong.penalty, max_tokens
+        self._buffer = overlong.buffer * max_tokens
+
+    def apply(self, rollout: Rollout) -> Rollout:
+        """The rollout with a verdict more, and where it was judged a reward that is less."""
+        verdict = self._verdict(rollout.completion, rollout.reward)
+        assert verdict.score is not None
+        reward = None if rollout.reward is None else rollout.reward - self.penalty * verdict.score
+        return replace(rollout, verdicts={**rollout.verdicts, OVERLONG: verdict}, reward=reward)
+
+    def _verdict(self, completion: Completion, reward: float | None) -> Verdict:
+        length = len(completion.token_ids)
+        share = min(1.0, max(0.0, 1 - (self._max - length) / self._buffer))
+        return Verdict(
+            score=share,
+            outcome="correct" if share == 0 else "wrong" if share == 1 else "partial",
+            reason=f"{length} of {self._max} tokens, penalty over the last {self._buffer:g}: "
+            f"{share:.3g} of {self.penalty:g}",
+            checks={"reward_before": reward},
+            verifier=OVERLONG,
+            version="1",
+        )
+
+
+def earned(rollout: Rollout) -> float | None:
+    """The reward without what its length took off: what the response itself was worth."""
+    overlong = rollout.verdicts.get(OVERLONG)
+    return rollout.reward if overlong is None or rollout.reward is None else overlong.checks["reward_before"]
+
+
 class Rewards:
     """All reward parts of a run. Safe from any thread."""
 
@@ -72,8 +113,9 @@ class Rewards:
         sources: Mapping[str, RewardSource],
         pool: VerifierPool | None,
         threads: int,
+        overlong: OverlongPenalty | None = None,
     ) -> None:
-        self._rewards, self._sources, self._pool = rewards, sources, pool
+        self._rewards, self._sources, self._pool, self._overlong = rewards, sources, pool, overlong
         # one thread waits for one group's verdicts; the work is done in the pool's processes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rlvr-rewards")
 
@@ -90,6 +132,8 @@ class Rewards:
                 replace(rollout, verdicts=verdicts, reward=combine(verdicts, self._rewards, left_out))
                 for rollout, verdicts in zip(group.rollouts, verdicts_G, strict=True)
             )
+            if self._overlong is not None:
+                rollouts = tuple(self._overlong.apply(rollout) for rollout in rollouts)
             scored.append(replace(group, rollouts=rollouts))
         return scored
 
@@ -111,12 +155,22 @@ class Rewards:
 
 
 def build(
-    rewards: Mapping[str, recipe.Reward], scoring: recipe.Scoring, seed: int, tasks_verifiers: Collection[str]
+    rewards: Mapping[str, recipe.Reward],
+    scoring: recipe.Scoring,
+    seed: int,
+    tasks_verifiers: Collection[str],
+    *,
+    overlong: recipe.Overlong | None = None,
+    max_tokens: int = 0,
 ) -> Rewards:
     """The parts that a recipe names. `tasks_verifiers` are those that tasks name, loaded now rather than midway.
 
-    PluginError where a verifier cannot be loaded.
+    overlong.buffer adds the part "overlong", for completions of at most `max_tokens`. PluginError where a verifier
+    cannot be loaded, SettingsError where a part bears that name.
     """
+    if OVERLONG in rewards:
+        raise SettingsError(f"rewards.{OVERLONG}: this name is kept for the penalty of overlong.buffer; choose another")
+    penalty = OverlongPenalty(overlong, max_tokens) if overlong is not None and overlong.buffer > 0 else None
     named = [reward.verifier for reward in rewards.values() if isinstance(reward, recipe.VerifiedReward)]
     verifiers = sorted({name for name in named if name} | set(tasks_verifiers))
     pool = VerifierPool(verifiers, scoring.workers, scoring.memory_mib) if named or verifiers else None
@@ -127,4 +181,4 @@ def build(
         else:
             assert pool is not None
             sources[name] = VerifiedReward(pool, reward.verifier)
-    return Rewards(rewards, sources, pool, threads=scoring.workers + 2)
+    return Rewards(rewards, sources, pool, threads=scoring.workers + 2, overlong=penalty)

@@ -31,25 +31,30 @@ def main() -> None:
     chosen = options.parse_args()
     if not chosen.keep:
         shutil.rmtree(RUNS, ignore_errors=True)
-    base = []
-    if not (RUNS / "sft" / "summary.json").is_file():
-        base = [
-            stage("pretrain", "pretrain.yaml", "pretrain"),
-            stage("sft", "sft.yaml", "sft", f"model.path={RUNS}/pretrain/model"),
-        ]
+    base = base_stages()
     jobs = [("grpo.yaml", f"grpo-{seed}", f"seed={seed}") for seed in chosen.seeds.split(",")]
     jobs += [("grpo_random.yaml", "random", "seed=0"), ("grpo_format.yaml", "format", "seed=0")]
     rows = [
-        stage("train", recipe, name, f"model.path={RUNS}/sft/model", f"engine.kind={chosen.engine}", seed)
+        stage("train", RECIPES / recipe, name, f"model.path={RUNS}/sft/model", f"engine.kind={chosen.engine}", seed)
         for recipe, name, seed in jobs
     ]
     show(base, rows)
 
 
-def stage(command: str, recipe: str, name: str, *overrides: str) -> dict[str, Any]:
+def base_stages() -> list[dict[str, Any]]:
+    """Make the pretrained and the SFT model where they are not there; the figures of what was made."""
+    if (RUNS / "sft" / "summary.json").is_file():
+        return []
+    return [
+        stage("pretrain", RECIPES / "pretrain.yaml", "pretrain"),
+        stage("sft", RECIPES / "sft.yaml", "sft", f"model.path={RUNS}/pretrain/model"),
+    ]
+
+
+def stage(command: str, recipe: Path, name: str, *overrides: str) -> dict[str, Any]:
     """Run one stage in its own process: its figures, wall seconds and peak memory (of the largest process)."""
     folder = RUNS / name
-    arguments = [sys.executable, "-m", "rlvr", command, str(RECIPES / recipe), f"run.dir={folder}", *overrides]
+    arguments = [sys.executable, "-m", "rlvr", command, str(recipe), f"run.dir={folder}", *overrides]
     started = time.monotonic()
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

@@ -1,0 +1,65 @@
+"""What a run is made from besides its settings: rows and model, as short digests that a resumed run compares."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlvr.errors import DataError
+from rlvr.types import Demonstration, Task
+
+_BYTES = 16
+_MIB = 1 << 20
+_SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+"""Those of a Hugging Face folder that change what the model reads or when it ends; the rest may come and go."""
+
+
+def fingerprint_rows(rows: Sequence[Task | Demonstration]) -> str:
+    """32 hexadecimal digits over id, prompt, gold, verifier (tasks) or completion (demonstrations), in their order."""
+    digest = hashlib.blake2b(digest_size=_BYTES)
+    for row in rows:
+        rest = (row.gold, row.verifier) if isinstance(row, Task) else (row.completion,)
+        # repr() tells 1 from 1.0 and "1", keeps every digit, and writes a lone surrogate as an escape
+        digest.update(repr((row.id, row.prompt, *rest)).encode())
+    return digest.hexdigest()
+
+
+def fingerprint_model(path: str) -> str:
+    """Of a local folder 32 hexadecimal digits; of a Hugging Face name that name. DataError where it cannot be read.
+
+    Weights count by name, size, and first and last MiB: training moves all of them, and no start waits for a
+    checksum of the whole.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return path
+    digest = hashlib.blake2b(digest_size=_BYTES)
+    try:
+        for file in (*(folder / name for name in _SMALL_FILES), *sorted(folder.glob("*.safetensors"))):
+            if file.is_file():
+                part = file.read_bytes() if file.suffix != ".safetensors" else _ends(file)
+                digest.update(repr((file.name, file.stat().st_size, hashlib.sha256(part).hexdigest())).encode())
+    except OSError as error:
+        raise DataError(f"model.path {path}: {Path(error.filename or path).name}: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def _ends(file: Path) -> bytes:
+    """The first and the last MiB, or all where there is no more."""
+    with open(file, "rb") as opened:
+        first = opened.read(_MIB)
+        opened.seek(max(opened.tell(), os.fstat(opened.fileno()).st_size - _MIB))
+        return first + opened.read()

@@ -1,0 +1,76 @@
+"""Low-rank adapters on a policy, through peft: attaching, switching off, their weights, both kinds of export."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr.errors import SettingsError
+from rlvr.recipe import Lora
+
+
+def attach(model: Any, settings: Lora, seed: int) -> Any:
+    """The model (PeftModel) with adapters that change nothing yet; only they are trained. SettingsError: no targets.
+
+    https://arxiv.org/abs/2106.09685; B is 0, A is drawn from `seed`.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType] - peft divides it, so a float will do
+        lora_dropout=0.0,  # dropout would make the trainer disagree with the sampler
+        target_modules=targets,
+        bias="none",
+        task_type=TaskType.CAUSAL_LM,
+    )
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(model, config).eval()
+    except ValueError as error:
+        names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
+        raise SettingsError(
+            f"model.lora.targets {targets}: the model has no such modules; its linear ones are {', '.join(names)}"
+        ) from error
+
+
+def is_attached(model: Any) -> bool:
+    """Whether the model has adapters."""
+    return hasattr(model, "get_base_model")
+
+
+def plain(model: Any) -> Any:
+    """The Hugging Face model itself, with the adapters' layers in it where there are."""
+    return model.get_base_model() if is_attached(model) else model
+
+
+@contextlib.contextmanager
+def off(model: Any) -> Iterator[Any]:
+    """The model as it was before its adapters."""
+    with model.disable_adapter():
+        yield model
+
+
+def weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the adapters, named as in a PEFT file: base_model.model. ... .q_proj.lora_A.weight"""
+    from peft import get_peft_model_state_dict
+
+    for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+        yield name, tensor.detach()
+
+
+def merged(model: Any) -> Any:
+    """The plain model with the adapters added to its weights. They are taken out of the model: it trains no more."""
+    return model.merge_and_unload(safe_merge=True)
+
+
+def save(model: Any, folder: Path) -> None:
+    """A PEFT folder: adapter_config.json, adapter_model.safetensors."""
+    model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
