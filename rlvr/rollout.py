@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from rlvr.errors import DataError, EngineError
+from rlvr.errors import DataError, EngineError, Stopped
 from rlvr.failpoints import failpoint
 from rlvr.grouplog import GroupLog
 from rlvr.recipe import Sample
@@ -56,9 +56,13 @@ class Rollouts:
         seed: int,
         cursor: int = 0,
         log: GroupLog | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """encoded: tasks with their prompt ids; cursor: tasks drawn before (of a resumed run); log: keeps groups."""
+        """encoded: tasks with their prompt ids; cursor: tasks drawn before (of a resumed run); log: keeps groups.
+
+        is_stopping: asked after each completion whether to give the step up.
+        """
         self.stream = TaskStream([task for task, _ in encoded], seed)
         self.tasks = {task.id: task for task, _ in encoded}
         self.prompt_ids = {task.id: ids for task, ids in encoded}
@@ -66,6 +70,7 @@ class Rollouts:
         self.cursor = cursor
         self.log = log
         self._finished: dict[str, Group] = {}
+        self.is_stopping = is_stopping
         self.on_progress = on_progress
 
     def take(self, step: int) -> Taken:
@@ -73,7 +78,7 @@ class Rollouts:
 
         Groups that could not be judged are drawn anew, and with sample.dynamic those whose rewards are all equal. Where
         all are equal in the end, they are the step's groups, and it learns nothing. DataError where not one group could
-        be judged.
+        be judged; Stopped in the middle of sampling.
         """
         if self.log is not None:
             self._finished = self.log.read(step, self.tasks)
@@ -140,6 +145,11 @@ class Rollouts:
                 scoring[number] = self.rewards.submit(group)
             for number in [n for n, future in scoring.items() if future.done()]:
                 keep(number)
+            if self.is_stopping() and owner:
+                for number in list(scoring):
+                    keep(number)
+                kept = sum(group is not None for group in groups)
+                raise Stopped(f"stopped while sampling step {step}, of which {kept} of {len(groups)} groups are kept")
         taken.sample_seconds += time.perf_counter() - started
         if owner:
             raise EngineError(f"the engine lost {len(owner)} of {total} completions ({next(iter(owner))}, ...)")
@@ -191,11 +201,6 @@ def _without_aborted(group: Group) -> Group:
         for r in group.rollouts
     )
     return replace(group, rollouts=rollouts)
-
-
-def without_unjudged(group: Group) -> Group:
-    """The group without the rollouts that could not be judged: they leave the baseline and the loss."""
-    return replace(group, rollouts=tuple(r for r in group.rollouts if r.reward is not None))
 
 
 def quality(group: Group) -> Literal["unjudged", "equal", "useful"]:

@@ -169,7 +169,8 @@ def _forked(arguments: list[str], log: Path, failpoint: str, cwd: Path | None) -
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - as long as the process
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.setpgid(0, 0)
     os.environ.pop("RLVR_FAILPOINT", None)
     os.environ |= {"RLVR_FAILPOINT": failpoint} if failpoint else {}

@@ -6,16 +6,18 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlvr.errors import DataError, EngineError
+from rlvr.errors import DataError, EngineError, Stopped
+from rlvr.grouplog import GroupLog
 from rlvr.recipe import Overlong, Sample
 from rlvr.rewards.base import OverlongPenalty
-from rlvr.rollout import Rollouts, Taken, group_metrics, quality, sampling, without_unjudged
+from rlvr.rollout import Rollouts, Taken, group_metrics, quality, sampling
 from rlvr.seeds import seed_for
 from rlvr.types import Completion, Finish, Group, Request, Rollout, Sampling, Task, Verdict
 
@@ -121,6 +123,70 @@ def test_a_group_is_judged_as_soon_as_it_is_whole() -> None:
 
     rollouts(Script(make=spy), judge).take(step=1)
     assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+# --- going on with a step that was broken off ------------------------------------------------------------------------
+
+
+def ignore(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_a_step_that_was_stopped_goes_on_with_the_groups_it_had(tmp_path: Path) -> None:
+    whole = rollouts(Script(), Judge()).take(step=2)
+    seen: list[str] = []
+    engine, judge = Script(make=lambda id: (seen.append(id), completion(id))[1]), Judge(lambda id: 0.25)
+    log = GroupLog(tmp_path / "groups", ignore)
+    first = rollouts(engine, judge, log=log, is_stopping=lambda: len(seen) == 7)  # two groups and a third's beginning
+    with pytest.raises(Stopped, match="stopped while sampling step 2, of which 2 of 4 groups are kept"):
+        first.take(step=2)
+    engine, judge = Script(), Judge()
+    again = rollouts(engine, judge, log=GroupLog(tmp_path / "groups", ignore))
+    taken = again.take(step=2)
+    assert names(taken.groups) == names(whole.groups)
+    assert [request.id for request in engine.asked[0]] == [f"2/{name}" for name in names(whole.groups)[2:]]
+    assert judge.submitted == names(whole.groups)[2:]
+    # those of the first attempt are as they were judged then
+    assert [[r.reward for r in group.rollouts] for group in taken.groups] == [[0.25] * 3] * 2 + [[1.0] * 3] * 2
+    assert again.cursor == 4
+
+
+def test_a_step_whose_groups_are_all_there_asks_for_nothing(tmp_path: Path) -> None:
+    whole = rollouts(Script(), Judge(), log=GroupLog(tmp_path / "groups", ignore)).take(step=2)
+    engine, judge = Script(), Judge()
+    again = rollouts(engine, judge, log=GroupLog(tmp_path / "groups", ignore))
+    assert again.take(step=2).groups == whole.groups
+    assert (engine.asked, judge.submitted) == ([[]], [])
+    assert again.take(step=3).groups != whole.groups  # the next step is sampled
+    assert len(engine.asked[1]) == 4
+
+
+def test_groups_that_were_set_aside_are_found_again_with_those_that_took_their_place(tmp_path: Path) -> None:
+    drawn = [task.id for task in rollouts(Script(), Judge()).stream.take(0, 6)]
+    bad = {drawn[1], drawn[4]}
+    judge = Judge(lambda id: None if task_of(id) in bad else 1.0)
+    whole = rollouts(Script(), judge, log=GroupLog(tmp_path / "groups", ignore)).take(step=1)
+    engine = Script()
+    again = rollouts(engine, Judge(ignore), log=GroupLog(tmp_path / "groups", ignore))
+    taken = again.take(step=1)
+    assert (taken.groups, taken.set_aside) == (whole.groups, whole.set_aside)
+    assert names(taken.set_aside) == [drawn[1], drawn[4]]
+    assert engine.asked == [[], [], []]
+    assert again.cursor == 6
+
+
+def test_a_step_of_which_nothing_could_be_judged_is_made_anew(tmp_path: Path) -> None:
+    def log() -> GroupLog:
+        return GroupLog(tmp_path / "groups", ignore)
+
+    with pytest.raises(DataError, match="none of 20 groups could be judged"):
+        rollouts(Script(), Judge(lambda id: None), log=log()).take(step=1)
+    judge = Judge()
+    rollouts(Script(), judge, log=log()).take(step=1)
+    assert len(judge.submitted) == 4
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
 
 
 def test_requests_carry_the_settings_and_a_seed_per_sample() -> None:
@@ -237,7 +303,6 @@ def test_what_the_engine_took_back_is_unjudged_whatever_was_thought_of_it() -> N
     for group in taken.groups:
         assert [r.reward for r in group.rollouts] == [0.0, None, 0.0]
         assert [r.verdicts["answer"].outcome for r in group.rollouts] == ["wrong", "error", "wrong"]
-        assert [r.id[-1] for r in without_unjudged(group).rollouts] == ["0", "2"]
     assert group_metrics(taken)["reward/unjudged_ratio"] == pytest.approx(1 / 3)
 
 

@@ -23,7 +23,7 @@ from rlvr import errors, failpoints
 from rlvr.engines import pipe
 from rlvr.engines.vllm import environment
 from rlvr.engines.weights import Weights
-from rlvr.errors import EngineError
+from rlvr.errors import EngineError, RlvrError
 from rlvr.failpoints import failpoint
 from rlvr.recipe import Model, VllmEngine
 from rlvr.types import Completion, Request
@@ -123,7 +123,7 @@ class Remote:
             self._child = child = _Child(self.settings)
             try:
                 self._begin(child)
-            except EngineError:
+            except RlvrError:
                 child.bury()
                 self._child = None
                 raise

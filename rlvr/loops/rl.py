@@ -154,6 +154,7 @@ def _train(job: _Job, update: parallel.Together, encoded: Encoded, stop: StopReq
         seed=recipe.seed,
         cursor=state.cursor,
         log=run.group_log(progress.warn),
+        is_stopping=lambda: stop.requested,
         on_progress=progress.phase,
     )
     gate = parity.Gate(recipe.parity, progress.warn)
@@ -166,13 +167,17 @@ def _train(job: _Job, update: parallel.Together, encoded: Encoded, stop: StopReq
     warn = WarnOnce()
     parts = [f"rewards/{name}/mean" for name in recipe.rewards] if len(recipe.rewards) > 1 else []
     shown = (_SHOWN[0], *parts, *_SHOWN[1:])
-    if state.step == 0 and recipe.eval.before and job.held_out:
+    if state.step == 0 and state.before is None and recipe.eval.before and job.held_out:
         state.before = _evaluate(job, 0)
 
     progress.begin(state.step)
     for step in range(state.step + 1, recipe.steps + 1):
         clock = _Clock()
-        taken = rollouts.take(step)
+        try:
+            taken = rollouts.take(step)
+        except Stopped as error:
+            setup.save(run, trained, state, recipe.checkpoint.keep)
+            raise Stopped(f"{error}; the same command with run.dir={run.folder} resumes") from None
         clock.lap("sample", taken.sample_seconds)
         clock.lap("score", taken.score_seconds)
         metrics = group_metrics(taken)

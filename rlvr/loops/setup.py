@@ -181,6 +181,7 @@ def save(run: Run, trained: Trained, state: State, keep: int) -> None:
             raise NonFiniteError(f"step {state.step}: {name} holds NaN or infinity, so no checkpoint of it is saved")
     numbers = {
         **trained.numbers(),
+        "micro_tokens": trained.micro_tokens,
         "cursor": state.cursor,
         "tokens": state.tokens,
         "before": state.before,
@@ -227,6 +228,8 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
         trained.load_state(tensors, numbers)
     except ValueError as error:
         raise DataError(f"the checkpoint of step {step} in {run.folder} is of another model: {error}") from error
+    # another split into micro-batches would change the last bits
+    trained.micro_tokens = min(trained.micro_tokens, numbers.get("micro_tokens", trained.micro_tokens))
     run.truncate(step)
     progress.say(f"resuming after step {step}")
     return State(step, numbers["cursor"], numbers["tokens"], numbers["before"], numbers["seconds"])

@@ -45,7 +45,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         name = signal.Signals(number).name
-        self.say(f"{name}: stopping after this step, with a checkpoint; once more stops at once")
+        self.say(f"{name}: stopping with a checkpoint; once more stops at once")
 
 
 def _print(text: str) -> None:

@@ -27,6 +27,7 @@ RUNS_OF: list[tuple[str, list[str]]] = [
     ("reinforce_pp", ["algorithm=reinforce_pp"]),
     ("dapo", ["algorithm=dapo"]),
     ("gspo", ["algorithm=gspo"]),
+    ("lora", ["algorithm=grpo", "model.lora=true", "optim.lr=3e-3"]),
 ]
 RISE = 0.3
 
