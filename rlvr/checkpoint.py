@@ -65,7 +65,8 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
         failpoint("checkpoint.tensors")
         files[_NUMBERS] = _write(fresh / _NUMBERS, json.dumps({"schema": SCHEMA, "step": step, **state}))
         failpoint("checkpoint.manifest")
-        _write(fresh / _MANIFEST, json.dumps({"schema": SCHEMA, "step": step, "files": files}, indent=1))
+        manifest = {"schema": SCHEMA, "step": step, "files": files}
+        _write(fresh / _MANIFEST, json.dumps({**manifest, "sha256": _own_checksum(manifest)}, indent=1))
         _sync(fresh)
         failpoint("checkpoint.rename")
         if final.exists():  # the same step again: what is there was not chosen, or would be the same
@@ -268,6 +269,8 @@ def _fault(path: Path, *, checksums: bool = True) -> str | None:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
         if (schema := manifest["schema"]) != SCHEMA:
             return _of_schema(_MANIFEST, schema)
+        if manifest.pop("sha256") != _own_checksum(manifest):
+            return f"{_MANIFEST} is damaged"
         files = {name: (expected["bytes"], expected["sha256"]) for name, expected in manifest["files"].items()}
         if set(files) != set(_FILES) or manifest["step"] != int(path.name):
             return f"{_MANIFEST} does not speak of this checkpoint"
@@ -281,6 +284,11 @@ def _fault(path: Path, *, checksums: bool = True) -> str | None:
     if strange:
         return f"{strange[0]} is in it, which its manifest does not name"
     return next(filter(None, (_file_fault(path / name, *files[name], checksums) for name in _FILES)), None)
+
+
+def _own_checksum(manifest: Mapping[str, Any]) -> str:
+    """Of what a manifest says, so that damage to it is not taken for damage to a file that it names."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _file_fault(file: Path, size: int, checksum: str, checksums: bool) -> str | None:

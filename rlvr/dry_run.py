@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlvr.recipe import RlRecipe, SftRecipe, TrainingRecipe
+from rlvr.recipe import RlRecipe, SftRecipe, TrainingRecipe, VllmEngine
 
 
 def dry_run(recipe: TrainingRecipe) -> dict[str, Any]:
@@ -22,6 +22,10 @@ def dry_run(recipe: TrainingRecipe) -> dict[str, Any]:
         asked = {part.verifier for part in recipe.rewards.values() if part.kind == "verified"}
         for name in sorted({name for name in (*asked, *(task.verifier for task in (*rows, *held_out))) if name}):
             plugins.find("verifier", name)
+    if isinstance(recipe, RlRecipe) and isinstance(recipe.engine, VllmEngine) and recipe.engine.mode == "server":
+        from rlvr.engines.server import server_command
+
+        found["server"] = server_command(recipe.engine, recipe.model)
     if isinstance(recipe, RlRecipe | SftRecipe):
         found |= _check_lengths(recipe, rows)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,8 @@ def save(model: Any, folder: Path) -> None:
     """A PEFT folder: adapter_config.json, adapter_model.safetensors."""
     model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()  # peft has a set, whose order is another in every process
+    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")

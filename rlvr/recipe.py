@@ -137,7 +137,7 @@ class VllmEngine(Settings):
     timeout_seconds: PositiveFloat = 600.0
     """A sampler that gives nothing for so long counts as dead (process, server)."""
     prefix_cache: bool | None = None
-    """Share the work on equal beginnings of prompts; without it only on a GPU."""
+    """Share the work on equal beginnings of prompts; without it on (on a CPU no bit depends on it)."""
     max_model_len: PositiveInt | None = None
     """Longest prompt plus completion in tokens; without it what the model allows."""
     max_num_seqs: PositiveInt = 256

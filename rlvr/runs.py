@@ -53,6 +53,7 @@ class Run:
         self._lock: IO[str] | None = None
         self._is_ours = False
         self._groups: GroupLog | None = None
+        self._unsynced: set[Path] = set()
 
     @classmethod
     def open(cls, recipe: Recipe, recipe_path: str, resume: str = "auto") -> Run:
@@ -160,6 +161,18 @@ class Run:
         with _as_disk_error(self.folder), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
             failpoint("record")
             file.write(row + "\n")
+        self._unsynced.add(self.folder / "metrics.jsonl")
+
+    def sync(self) -> None:
+        """Have the disk keep what was recorded so far: a checkpoint must not outlive the rows of its own steps."""
+        with _as_disk_error(self.folder):
+            for path in [*self._unsynced, *{path.parent for path in self._unsynced}]:
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        self._unsynced.clear()
 
     def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Mapping[str, float]) -> None:
         """rollouts/STEP.parquet: a row per rollout with every verdict and reason; `advantages` by rollout id."""
@@ -175,6 +188,7 @@ class Run:
                 pq.write_table(pa.Table.from_pylist(rows, schema=rollout_table.schema()), fresh, compression="zstd")
                 failpoint("rollouts")
                 fresh.replace(folder / f"{step:06d}.parquet")
+                self._unsynced.add(folder / f"{step:06d}.parquet")
             except OSError:
                 fresh.unlink(missing_ok=True)
                 raise

@@ -234,6 +234,9 @@ class Request:
 class Engine(Protocol):
     """Something that samples from the policy."""
 
+    restarts: int
+    """How often it died and was started again."""
+
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[str, Completion]]:
         """Yield (sample id, completion) in the order of completion. EngineError where the engine failed."""
         ...

@@ -22,7 +22,8 @@ LAYERS = {
     "entry": "__main__ cli checkpoint_commands dry_run serve viewer.* feedback.* doctor plan plot status verify",
     "loops": "loops.* evaluate progress",
     "rewards": "rewards.* rollout scale.ray",
-    "models": "policy heads lora trained parallel parity mismatch trials engines.* checkpoint grouplog runs rollout_table",
+    "models": "policy heads lora trained parallel parity mismatch trials engines.* "
+    "checkpoint grouplog runs rollout_table",
     "maths": "batching packing advantages losses fused",
     "settings": "recipe presets settings rows tasks chat verifiers.*",
     "ground": "types errors plugins seeds machine environment inputs failpoints sandbox.*",

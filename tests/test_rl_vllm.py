@@ -17,7 +17,7 @@ def test_sampler_and_trainer_agree_in_every_step_through_vllm(
 ) -> None:
     asked: list[int | None] = []
     monkeypatch.setattr(
-        base, "build", lambda settings, model, tokenizer, longest: (asked.append(longest), vllm_engine)[1]
+        base, "build", lambda settings, model, tokenizer, longest, ranks=1: (asked.append(longest), vllm_engine)[1]
     )
     monkeypatch.setattr(vllm_engine, "close", lambda: None)
     (tmp_path / "toy.py").write_text(PLUGIN)

@@ -65,6 +65,7 @@ class HuggingFace:
             self.model = lora.attach(self.model, model.lora, seed=0)
         self.model.requires_grad_(False)
         self.version = 0
+        self.restarts = 0
         self.end_ids = end_token_ids(model.path, tokenizer)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[tuple[str, Completion]]:

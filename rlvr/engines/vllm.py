@@ -69,6 +69,7 @@ class Vllm:
     def __init__(self, settings: VllmEngine, model: Model, tokenizer: Any, longest: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.version = 0
+        self.restarts = 0
         self.is_cpu = is_cpu_build()
         self.model = model
         self.adapter: Any = None

@@ -193,6 +193,7 @@ def _train(job: _Job, update: parallel.Together, encoded: Encoded, stop: StopReq
         state.advance(step, rollouts.cursor, sum(_num_tokens(group) for group in taken.sampled))
         run.write_rollouts(step, taken.sampled, _advantages(taken, learned))
         metrics |= {"num_tokens": float(state.tokens), **clock.metrics(taken)}
+        metrics["system/engine_restarts"] = float(job.engine.restarts)
         run.record(step, metrics)
         progress.step(step, metrics, shown)
         for text in warn.fresh(step, warnings_in_words(metrics)):

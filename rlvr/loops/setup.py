@@ -187,6 +187,7 @@ def save(run: Run, trained: Trained, state: State, keep: int) -> None:
         "before": state.before,
         "seconds": state.seconds(),
     }
+    run.sync()
     checkpoint.save(run.folder / "checkpoints", state.step, tensors, numbers, keep=keep)
     run.forget_groups()
 

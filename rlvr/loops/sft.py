@@ -193,8 +193,7 @@ def pad(examples: Sequence[chat.Example]) -> Rows:
 
 
 def _last_metrics(run: Run) -> dict[str, float]:
-    rows = [row for row in read_metrics(run.folder) if "loss" in row]
-    return rows[-1] if rows else {}
+    return next(iter(read_metrics(run.folder)[-1:]), {})
 
 
 def _text(demonstration: Demonstration) -> str:

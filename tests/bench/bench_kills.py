@@ -152,7 +152,7 @@ def kill_again_and_again(stage: Stage, unbroken: Path, wanted: int, rng: random.
     while todo:
         broken = Broken(stage.folder / f"broken-{len(done)}")
         done.append(broken)
-        while todo and not (broken.folder / "summary.json").exists():
+        while todo and _can_be_hit(stage, broken.folder, todo[0]):
             hit = kill_once(stage, broken.folder, todo[0], seconds, rng)
             if hit is not None:
                 broken.kills.append(hit)
@@ -164,6 +164,12 @@ def kill_again_and_again(stage: Stage, unbroken: Path, wanted: int, rng: random.
             kill["differs"] = found
         print(f"{stage.name}: {broken.folder} {len(broken.kills)} kills {found}", file=sys.stderr, flush=True)
     return [{"stage": stage.name, **kill} for broken in done for kill in broken.kills]
+
+
+def _can_be_hit(stage: Stage, folder: Path, place: str) -> bool:
+    """Whether the run has not come past the place for good."""
+    past = folder / "summary.json" if place in AFTER else folder / "checkpoints" / f"{stage.steps:06d}"
+    return not (past.exists() or (folder / "summary.json").exists())
 
 
 def _places(stage: Stage, wanted: int, rng: random.Random) -> list[str]:
