@@ -174,24 +174,23 @@ def _as_disk_error(what: str, fresh: Path | None = None) -> Iterator[None]:
 def load_newest(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any], list[str]] | None:
     """(step, tensors, state, why newer ones were skipped) of the newest one that verifies; None where there is none.
 
-    DataError where there are some and none is whole, and where one may not be read: that is no damage, and what comes
-    after it would be lost.
+    DataError where there are some and none is whole, and where one may not be read or is of a newer version: that is
+    no damage, and what comes after it would be lost.
     """
     skipped: list[str] = []
-    paths = newest_first(folder)
-    for path in paths:
+    for path in newest_first(folder):
         try:
             return int(path.name), *_load(path), skipped
         except PermissionError as error:
             raise DataError(f"checkpoint {path} cannot be read: {error.strerror}; make it readable") from None
         except DataError as error:
+            if _is_newer(path):  # whole, perhaps: passed over, it would be removed with the next save
+                raise DataError(
+                    f"this version of rlvr is too old for checkpoint {path} (its schema is newer than {SCHEMA}); go on "
+                    "with the version that wrote it"
+                ) from None
             skipped.append(f"checkpoint {path.name} skipped: {error}")
     if skipped:
-        if all(_is_newer(path) for path in paths):
-            raise DataError(
-                f"this version of rlvr is too old for the checkpoints in {folder} (their schema is newer than "
-                f"{SCHEMA}); go on with the version that wrote them"
-            )
         raise DataError(f"no checkpoint in {folder} is whole: {'; '.join(skipped)}")
     return None
 

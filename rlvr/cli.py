@@ -140,7 +140,7 @@ def _run_stage(
         print("all is well; `rlvr config` shows the resolved settings")
     else:
         result = _train(recipe, path, resume)
-    if as_json:
+    if as_json and result:  # other ranks have none
         print(json.dumps(result), flush=True)
 
 
@@ -154,9 +154,14 @@ def _train(recipe: TrainingRecipe, path: str, resume: str) -> dict[str, Any]:
         try:
             if parallel.is_main():
                 return _run_loop(recipe, path, resume, stop)
-            _loop(recipe).follow(recipe)
+            parallel.follow(lambda: _loop(recipe).begin(recipe))
             return {}
+        except RuntimeError as error:
+            if parallel.is_lost(error):
+                raise RlvrError("another rank is gone; its own message says why") from error
+            raise
         finally:
+            parallel.dismiss()
             parallel.leave()
 
 
@@ -179,7 +184,7 @@ def _run_loop(recipe: TrainingRecipe, path: str, resume: str, stop: Any) -> dict
 
 
 def _loop(recipe: TrainingRecipe) -> Any:
-    """The module whose train() is the main rank's part and follow() that of the others."""
+    """The module whose train() is the main rank's part and begin() that of the others."""
     if isinstance(recipe, RlRecipe):
         from rlvr.loops import rl
 

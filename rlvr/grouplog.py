@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from rlvr.engines.pipe import completion_from
 from rlvr.errors import DataError, DiskError
 from rlvr.failpoints import failpoint
 from rlvr.inputs import fingerprint_rows
@@ -234,16 +235,11 @@ def _unpack(raw: bytes, tasks: Mapping[str, Task], path: Path) -> tuple[str, Gro
 
 
 def _rollout(fields: dict[str, Any]) -> Rollout:
-    completion = dict(fields["completion"])
-    for name in ("token_ids", "logprobs", "trained"):
-        completion[name] = tuple(completion[name])
-    completion["versions"] = tuple((start, version) for start, version in completion["versions"])
-    if completion["support"] is not None:
-        completion["support"] = tuple(tuple(ids) for ids in completion["support"])
+    completion = completion_from(fields["completion"])
     verdicts = {
         part: Verdict(**values | {"checks": _untagged(values["checks"])}) for part, values in fields["verdicts"].items()
     }
-    return Rollout(id=fields["id"], completion=Completion(**completion), verdicts=verdicts, reward=fields["reward"])
+    return Rollout(id=fields["id"], completion=completion, verdicts=verdicts, reward=fields["reward"])
 
 
 def _tagged(value: Any) -> Any:

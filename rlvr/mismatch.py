@@ -7,8 +7,9 @@ factor than the gap without any trial.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,14 +55,18 @@ def likely_cause(
         before = trials.mean_gap(trainer.model, rows, trainer.temperature)
         tried: list[Trial] = []
         untried: list[str] = []
-        for family in _FAMILIES:
+
+        def attempt(what: str, trials_of: Callable[[], Iterable[Trial]]) -> None:
             try:
-                tried += family(trainer, rows)
+                tried.extend(trials_of())
             except (RlvrError, RuntimeError, MemoryError) as error:  # it must not hide the mismatch
-                untried.append(f"{family.__name__} ({(str(error).splitlines() or [type(error).__name__])[0]})")
+                untried.append(f"{what} ({(str(error).splitlines() or [type(error).__name__])[0]})")
+
+        for family in _FAMILIES:
+            attempt(family.__name__, partial(family, trainer, rows))
         best = _best(tried, before)
         if resend is not None and (best is None or best.gap > tolerance):
-            tried += _resent(trainer, resend)
+            attempt("weights sent once more", partial(_resent, trainer, resend))
             best = _best(tried, before)
         if best is not None and best.gap <= tolerance:
             return Cause(best.kind, _explained(best, tried, before))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ _MEETING = timedelta(minutes=10)  # also how far apart ranks may be within an up
 _PATIENCE = timedelta(days=30)  # the others wait as long as the main rank samples; that it is gone shows at once
 _BUCKET = 2**25
 """Numbers of the gradient that are summed in one message."""
+_BEGIN = "begin"
 _waiting: Any = None
 """The group in which the others wait for the main rank's word."""
 
@@ -38,7 +39,7 @@ def join() -> None:
     global _waiting
     try:
         PartialState(cpu=not torch.cuda.is_available(), timeout=_MEETING)
-        _waiting = torch.distributed.new_group(timeout=_PATIENCE)
+        _waiting = torch.distributed.new_group(timeout=_PATIENCE, backend="gloo")  # NCCL would keep the GPU busy
     except (RuntimeError, ValueError) as error:
         raise RlvrError(
             f"the ranks cannot meet: {str(error).splitlines()[0]} (start them with `torchrun --standalone "
@@ -125,59 +126,57 @@ def from_main(value: Any) -> Any:
     if size() == 1:
         return value
     box = [value]
-    torch.distributed.broadcast_object_list(box, src=0, device=_device(), group=_waiting)
+    torch.distributed.broadcast_object_list(box, src=0, group=_waiting)
     return box[0]
 
 
-class Together(Generic[P, Result]):
-    """A function that every rank runs with the main rank's arguments.
+def begin() -> None:
+    """Have the other ranks make what they work with: they run the `begin` of their follow()."""
+    from_main(_BEGIN)
 
-    The main rank calls it; the others follow() until the main rank leaves the `with` block, in whatever way. The work
-    must not raise what only some ranks raise: such a rank ends, and the others say that it is gone.
+
+def dismiss() -> None:
+    """Tell the other ranks that there is no more to do."""
+    if size() > 1 and is_main():
+        with contextlib.suppress(RuntimeError):  # they are gone already
+            from_main(None)
+
+
+def follow(begin: Callable[[], Callable[..., object]]) -> None:
+    """Take part in what the main rank does, until it has no more: `begin` once, and its result for each call."""
+    work: Callable[..., object] | None = None
+    while (message := from_main(None)) is not None:
+        if message == _BEGIN:
+            work = begin()
+        else:
+            assert work is not None
+            args, kwargs = message
+            work(*args, **kwargs)
+
+
+class Together(Generic[P, Result]):
+    """A function that every rank runs with the main rank's arguments; the main rank calls it.
+
+    The work must not raise what only some ranks raise: such a rank ends, and the others say that it is gone.
     """
 
     def __init__(self, work: Callable[P, Result]) -> None:
         self.work = work
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
-        """RlvrError where another rank is gone."""
-        try:
-            from_main((args, kwargs))
-            return self.work(*args, **kwargs)
-        except RuntimeError as error:
-            if size() > 1 and _is_lost(error):
-                raise RlvrError("another rank is gone; its own message says why") from error
-            raise
+        from_main((args, kwargs))
+        return self.work(*args, **kwargs)
 
-    def follow(self) -> None:
-        """Take part in the main rank's calls until it has no more. RlvrError where it is gone without a word."""
-        work: Callable[..., Result] = self.work
-        try:
-            while (call := from_main(None)) is not None:
-                args, kwargs = call
-                work(*args, **kwargs)
-        except RuntimeError as error:
-            if _is_lost(error):
-                raise RlvrError("the main rank is gone; its own message says why") from error
-            raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if is_main() and size() > 1:
-            with contextlib.suppress(RuntimeError):  # they are gone already
-                from_main(None)
+def is_lost(error: RuntimeError) -> bool:
+    """Whether it says that another rank is gone."""
+    return "gloo" in str(error).lower() or isinstance(error, torch.distributed.DistError)
 
 
 def leave() -> None:
     """Part from the other ranks; what they send from here on is lost."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _is_lost(error: RuntimeError) -> bool:
-    return "gloo" in str(error).lower() or isinstance(error, torch.distributed.DistError)
 
 
 def _add_flat(gradients: list[Tensor]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from rlvr import parallel, policy
 from rlvr.batching import Batch, make_batch
 from rlvr.errors import EngineError
+from rlvr.losses import MAX_LOG_RATIO
 from rlvr.mismatch import likely_cause
 from rlvr.recipe import Parity
 from rlvr.seeds import seed_for
@@ -25,7 +26,6 @@ __all__ = ["Agreement", "Cause", "Gate", "Trainer", "compare", "likely_cause", "
 
 PROBE_TOKENS = 32
 """Longest completion of a probe."""
-_MAX_LOG_RATIO = 20.0  # keeps exp() finite where the two disagree badly
 _SUMS = ("gap", "tokens", "ratio", "nonfinite")
 _PEAKS = ("gap", "ratio", "-ratio")
 
@@ -34,10 +34,6 @@ class Agreement:
     """|trainer - sampler| of log-probabilities, over micro-batches and ranks. Tensors until somebody reads a number."""
 
     def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget what was added."""
         self._sums = torch.zeros(len(_SUMS), dtype=torch.float64)
         self._peaks = torch.full((len(_PEAKS),), -torch.inf)
 
@@ -50,7 +46,7 @@ class Agreement:
         log_ratio_BT = torch.where(finite_BT, log_ratio_BT, 0.0)
         counted_BT = mask_BT & finite_BT
         gap_BT = log_ratio_BT.abs()
-        ratio_BT = log_ratio_BT.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+        ratio_BT = log_ratio_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
         nonfinite = (~finite_BT).sum()
         tokens = mask_BT.sum() - nonfinite
         num_others = mask_BT.numel() - tokens  # each has a ratio of 1

@@ -181,6 +181,15 @@ def context_length(model: PreTrainedModel) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
+def weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) as in the model's file: a tied head is not named twice."""
+    seen: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen:
+            seen.add(tensor.data_ptr())
+            yield name, tensor.detach()
+
+
 # --- log-probabilities -----------------------------------------------------------------------------------------------
 
 

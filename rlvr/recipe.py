@@ -129,7 +129,8 @@ class VllmEngine(Settings):
     kind: Literal["vllm"] = "vllm"
     mode: Literal["inline", "process", "server"] | None = None
     """inline: in the trainer's process; process: in one of its own, restarted where it dies; server: over HTTP, at
-    `url`, one that somebody started. Without it inline, and process where the trainer has several ranks."""
+    `url`, one that somebody started (on a CPU the last bits of a completion that is sampled alone may then differ for
+    layers wider than 1024). Without it inline, and process where the trainer has several ranks."""
     url: str | None = None
     """Of the server, such as http://127.0.0.1:8000."""
     weights_dir: str | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from rlvr import lora, parallel
+from rlvr import lora, parallel, policy
 from rlvr.errors import SettingsError
 from rlvr.losses import Sums
 from rlvr.recipe import AdamW, Muon
@@ -91,10 +91,11 @@ class Trained:
         self.updates += 1
         return {}
 
-    def in_memory(self, work: Callable[[], Result]) -> Result:
+    def in_memory(self, work: Callable[[], Result], longest: int) -> Result:
         """work(), and wherever memory runs out again, without gradient and with half the micro_tokens.
 
-        `work` must start from no gradient. SettingsError where one token per forward is too much.
+        `work` must start from no gradient; longest: tokens of its longest row. SettingsError where one row per forward
+        is too much.
         """
         while True:
             try:
@@ -107,7 +108,7 @@ class Trained:
             self.clear()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if self.micro_tokens == 1:
+            if self.micro_tokens <= longest:
                 raise SettingsError(
                     f"out of memory with one row per forward ({reason}); shorten the rows, set "
                     "gradient_checkpointing=true or model.lora=true, or take a smaller model"
@@ -115,15 +116,8 @@ class Trained:
             self.micro_tokens //= 2
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) as in the model's file: a tied head is not named twice; of adapters alone where there are."""
-        if lora.is_attached(self.model):
-            yield from lora.weights(self.model)
-            return
-        seen: set[int] = set()
-        for name, tensor in self.model.state_dict().items():
-            if tensor.data_ptr() not in seen:
-                seen.add(tensor.data_ptr())
-                yield name, tensor.detach()
+        """(name, tensor) as in the model's file; of the adapters alone where there are."""
+        return lora.weights(self.model) if lora.is_attached(self.model) else policy.weights(self.model)
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimizer state under flat names, for safetensors."""
@@ -137,7 +131,11 @@ class Trained:
 
     def numbers(self) -> dict[str, int]:
         """What state() holds no tensor for, for JSON."""
-        return {"updates": self.updates, "skipped_in_a_row": self.skipped_in_a_row}
+        return {
+            "updates": self.updates,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "micro_tokens": self.micro_tokens,  # another split would change the last bits
+        }
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
         """Take what state() and numbers() gave. ValueError, with nothing taken, where a weight is missing or other."""
@@ -161,6 +159,7 @@ class Trained:
                 if not optimizer.state[parameter]:
                     del optimizer.state[parameter]
         self.updates, self.skipped_in_a_row = numbers["updates"], numbers["skipped_in_a_row"]
+        self.micro_tokens = min(self.micro_tokens, numbers["micro_tokens"])
 
     def share_state(self) -> None:
         """Give every rank the main rank's state, as after resuming."""

@@ -251,13 +251,14 @@ from rlvr import parallel
 folder, out, *overrides = sys.argv[1:]
 parallel.join()
 learner = make_learner(Path(folder), *overrides)
-with parallel.Together(partial(learnt, learner)) as update:
-    if parallel.is_main():
-        outcome, gradients = update(batch())
-        Path(out, "metrics.json").write_text(json.dumps({"ranks": parallel.size(), **outcome.metrics}))
-        save_file(gradients, Path(out, "gradients.safetensors"))
-    else:
-        update.follow()
+if parallel.is_main():
+    parallel.begin()
+    outcome, gradients = parallel.Together(partial(learnt, learner))(batch())
+    Path(out, "metrics.json").write_text(json.dumps({"ranks": parallel.size(), **outcome.metrics}))
+    save_file(gradients, Path(out, "gradients.safetensors"))
+    parallel.dismiss()
+else:
+    parallel.follow(lambda: partial(learnt, learner))
 save_file({n: t.contiguous() for n, t in snapshot(learner).items()}, Path(out, f"rank{parallel.rank()}.safetensors"))
 parallel.leave()
 """

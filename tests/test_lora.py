@@ -124,7 +124,7 @@ def test_a_checkpoint_of_adapters_holds_them_alone_and_goes_on_bit_for_bit(tiny_
     for number in range(2, 4):
         update(straight, number)
     resumed = Trained(lora.attach(base(tiny_model), Lora(), seed=9), AdamW(lr=1e-2), 4)
-    resumed.load_state(state, {"updates": 2, "skipped_in_a_row": 0})
+    resumed.load_state(state, {"updates": 2, "skipped_in_a_row": 0, "micro_tokens": 8192})
     for number in range(2, 4):
         update(resumed, number)
     for name, tensor in straight.state().items():
@@ -135,10 +135,10 @@ def test_a_checkpoint_of_the_whole_model_is_none_of_adapters(tiny_model: Path) -
     whole = Trained(base(tiny_model), AdamW(), 4).state()
     adapters = Trained(adapted(tiny_model), AdamW(), 4)
     with pytest.raises(ValueError, match=r"lora_A.weight must have shape .*; it is missing"):
-        adapters.load_state(whole, {"updates": 0, "skipped_in_a_row": 0})
+        adapters.load_state(whole, {"updates": 0, "skipped_in_a_row": 0, "micro_tokens": 8192})
     smaller = Trained(adapted(tiny_model, rank=4), AdamW(), 4).state()
     with pytest.raises(ValueError, match=r"must have shape \(16, 64\); it has shape \(4, 64\)"):
-        adapters.load_state(smaller, {"updates": 0, "skipped_in_a_row": 0})
+        adapters.load_state(smaller, {"updates": 0, "skipped_in_a_row": 0, "micro_tokens": 8192})
 
 
 def test_settings_may_be_true_or_a_mapping(tiny_model: Path) -> None:

@@ -148,7 +148,9 @@ def test_a_saved_state_goes_on_bit_for_bit(
         update(straight, number)
 
     resumed = Trained(copy.deepcopy(model), settings, TOTAL)
-    resumed.load_state(load_file(tmp_path / "state.safetensors"), {"updates": 2, "skipped_in_a_row": 0})
+    resumed.load_state(
+        load_file(tmp_path / "state.safetensors"), {"updates": 2, "skipped_in_a_row": 0, "micro_tokens": 8192}
+    )
     for number in range(2, 5):
         update(resumed, number)
     assert resumed.updates == 5
@@ -167,7 +169,7 @@ def test_a_state_of_another_model_is_refused_with_nothing_taken(tied: Any) -> No
         {k: v for k, v in given.items() if k != f"model.{name}"},
     ):
         with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight must have shape \(128, 64\)"):
-            trained.load_state(bad, {"updates": 3, "skipped_in_a_row": 0})
+            trained.load_state(bad, {"updates": 3, "skipped_in_a_row": 0, "micro_tokens": 8192})
         assert_same_bits(tensors(trained), before)
         assert trained.updates == 0
 
@@ -215,21 +217,21 @@ def test_where_memory_runs_out_the_work_is_done_again_in_smaller_parts(tied: Any
             raise torch.OutOfMemoryError("CUDA out of memory")
         return trained.micro_tokens
 
-    assert trained.in_memory(work) == 2048
+    assert trained.in_memory(work, 100) == 2048
     assert asked == [8192, 4096, 2048]
     trained.clear()
-    assert trained.in_memory(work) == 2048  # remembered
+    assert trained.in_memory(work, 100) == 2048  # remembered
     assert asked == [8192, 4096, 2048, 2048]
 
 
 def test_what_does_not_fit_in_the_smallest_part_is_told_with_what_would_help(tied: Any) -> None:
-    trained = Trained(copy.deepcopy(tied), AdamW(micro_tokens=2), TOTAL)
+    trained = Trained(copy.deepcopy(tied), AdamW(micro_tokens=150), TOTAL)
 
     def work() -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
 
     with pytest.raises(SettingsError, match=r"out of memory with one row per forward .*gradient_checkpointing=true"):
-        trained.in_memory(work)
+        trained.in_memory(work, 100)
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tied: Any) -> None:
@@ -237,4 +239,4 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tied: Any) -> None:
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        Trained(copy.deepcopy(tied), ADAMW, TOTAL).in_memory(work)
+        Trained(copy.deepcopy(tied), ADAMW, TOTAL).in_memory(work, 100)

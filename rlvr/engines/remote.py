@@ -87,10 +87,7 @@ class Remote:
                         self._ask(self._child, {"do": "stop"})
 
     def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        if self.model.lora is not None:
-            path = self._weights.write_adapter(weights, version, self.model.lora)
-        else:
-            path = self._weights.write(weights, version)
+        path = self._weights.write(weights, version, self.model.lora)
         failpoint("sync")
         self._surely({"do": "load", "path": str(path), "version": version})
         self._path, self.version = path, version
@@ -143,7 +140,7 @@ class Remote:
 
     def _ask(self, child: _Child, message: dict[str, Any]) -> int:
         self._calls += 1
-        child.send({**message, "call": self._calls})
+        child.send({**message, "call": self._calls}, self.settings.timeout_seconds)
         return self._calls
 
     def _answers(self, child: _Child, call: int, seconds: float | None = None) -> Iterator[dict[str, Any]]:
@@ -193,11 +190,12 @@ class _Child:
         self._received = bytearray()
         self._messages: list[dict[str, Any]] = []
 
-    def send(self, message: dict[str, Any]) -> None:
-        """_Died where it is gone, or does not read."""
+    def send(self, message: dict[str, Any], seconds: float) -> None:
+        """_Died where it is gone, or does not read for so long."""
         data = memoryview(pipe.frame(message))
         while data:
-            _wait(self._sink.fileno(), selectors.EVENT_WRITE, _START_SECONDS)
+            if not _wait(self._sink.fileno(), selectors.EVENT_WRITE, seconds):
+                raise _Died(f"it did not read for {seconds:g} s")
             try:
                 data = data[os.write(self._sink.fileno(), data) :]
             except BrokenPipeError:
@@ -219,7 +217,7 @@ class _Child:
     def close(self) -> None:
         """Let it end by itself, for a while."""
         with contextlib.suppress(_Died, subprocess.TimeoutExpired):
-            self.send({"do": "close"})
+            self.send({"do": "close"}, _CLOSE_SECONDS)
             self.process.wait(_CLOSE_SECONDS)
         self.bury()
 

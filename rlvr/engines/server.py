@@ -8,6 +8,7 @@ the present weights, and what was not finished is asked for again with the same 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import shlex
 import threading
@@ -39,8 +40,16 @@ _CONNECT_SECONDS = 10.0
 _POLL_SECONDS = 0.5
 
 
+_LOST = (500, 502, 503)
+"""What vLLM answers with when its engine has died, and a proxy when vLLM has."""
+
+
 class _Gone(Exception):
     """The server does not answer, or is not the one that got the weights; says how."""
+
+
+class _Stale(_Gone):
+    """It has other weights than were sent."""
 
 
 class Server:
@@ -84,13 +93,15 @@ class Server:
                     yield id, found
                 self._check_state()
             except _Gone as gone:
-                self._find_again(gone)
+                if missing:
+                    self._find_again(gone)
+                elif isinstance(gone, _Stale):
+                    raise EngineError(
+                        f"engine.url: {gone} while it sampled: what it gave is of unknown weights"
+                    ) from None
 
     def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        if self.model.lora is not None:
-            path = self._weights.write_adapter(weights, version, self.model.lora)
-        else:
-            path = self._weights.write(weights, version)
+        path = self._weights.write(weights, version, self.model.lora)
         failpoint("sync")
         while True:
             try:
@@ -111,6 +122,9 @@ class Server:
         """The counterpart of sleep()."""
 
     def close(self) -> None:
+        if self._path is not None and self.model.lora is not None:
+            with contextlib.suppress(_Gone, EngineError):
+                self._unload(self._path)
         self._http.close()
         self._weights.close()
 
@@ -147,7 +161,7 @@ class Server:
 
     def _check_owner(self, state: Mapping[str, Any]) -> None:
         if not state["owner"]:
-            raise _Gone(f"{self.url} was started again")
+            raise _Stale(f"{self.url} was started again")
         if state["owner"] != self._owner:
             raise EngineError(f"engine.url: {self.url} has got weights from another trainer; each needs its own server")
 
@@ -156,7 +170,7 @@ class Server:
         state = self._state()
         self._check_owner(state)
         if state["version"] != self.version:
-            raise _Gone(f"{self.url} has version {state['version']} of the weights, not {self.version}")
+            raise _Stale(f"{self.url} has version {state['version']} of the weights, not {self.version}")
 
     def _adopt(self, version: int) -> None:
         self._rpc("rlvr_adopt", {"version": version, "owner": self._owner})
@@ -239,7 +253,7 @@ class Server:
             raise EngineError(f"engine.url: {self.url} is no URL such as http://127.0.0.1:8000: {error}") from None
         except httpx.HTTPError as error:
             raise _Gone(f"{self.url} does not answer: {str(error) or type(error).__name__}") from None
-        if answer.status_code in (502, 503):
+        if answer.status_code in _LOST:
             raise _Gone(f"{self.url} answers with {answer.status_code}")
         return answer
 
@@ -318,7 +332,7 @@ class _Asked:
 
     def stop(self) -> None:
         """Take back what is not finished: the server drops a request whose connection ends."""
-        if self._thread.is_alive():
+        with contextlib.suppress(RuntimeError):  # it has just ended by itself
             self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()
 
@@ -353,7 +367,7 @@ class _Asked:
     async def _one(self, http: httpx.AsyncClient, id: str, request: Request) -> None:
         server = self._server
         answer = await http.post(f"{server.url}/v1/completions", json=server.body(request))
-        if answer.status_code in (502, 503):
+        if answer.status_code in _LOST:
             raise _Gone(f"{server.url} answers with {answer.status_code}")
         if answer.status_code != 200:
             raise _refused(server.url, "/v1/completions", answer)

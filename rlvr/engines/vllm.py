@@ -143,7 +143,7 @@ class Vllm:
 
         assert self.model.lora is not None
         self._folder = self._folder or Weights()
-        path = self._folder.write_adapter(weights, version, self.model.lora)
+        path = self._folder.write(weights, version, self.model.lora)
         failpoint("sync")
         old = self.adapter
         new = LoRARequest(f"version-{version}-{path.name}", (old.lora_int_id if old else 0) + 1, str(path))

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "rlvr-weights-"
 _MEMORY = Path("/dev/shm")
+_HALF_MADE_SECONDS = 60.0  # older ones are of a process that was killed between two lines
 _FILE, _ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
 
@@ -32,21 +34,36 @@ class Weights:
         try:
             where.mkdir(parents=True, exist_ok=True)
             _remove_abandoned(where)
-            new = Path(tempfile.mkdtemp(prefix=".", dir=where))
+            new = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=where))
             self._lock = os.open(new / "lock", os.O_CREAT | os.O_RDWR, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-            self.folder = new.rename(where / f"{_PREFIX}{new.name[1:]}")  # locked before anybody can find it
+            self.folder = new.rename(where / new.name[1:])  # locked before anybody can find it
         except OSError as error:
             raise DiskError(f"weights for the sampler cannot be written to {where}: {error.strerror}") from error
         self._count = 0
 
-    def write(self, weights: Iterable[tuple[str, Tensor]], version: int) -> Path:
-        """The folder of this version, whole once it has its name. DiskError where there is no room."""
-        return self._write(_FILE, weights, version, None)
+    def write(self, weights: Iterable[tuple[str, Tensor]], version: int, lora: Lora | None = None) -> Path:
+        """The folder of this version, whole once it has its name. DiskError where there is no room.
 
-    def write_adapter(self, weights: Iterable[tuple[str, Tensor]], version: int, lora: Lora) -> Path:
-        """The same as a PEFT folder; names as in one: base_model.model. ... .q_proj.lora_A.weight"""
-        return self._write(_ADAPTER, weights, version, lora)
+        With `lora` a PEFT folder; names as in one: base_model.model. ... .q_proj.lora_A.weight
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights}
+        self._count += 1
+        path = self.folder / f"{version}-{self._count}"
+        half = path.with_suffix(".half")
+        try:
+            half.mkdir()
+            save_file(tensors, half / (_FILE if lora is None else _ADAPTER))
+            if lora is not None:
+                (half / "adapter_config.json").write_text(json.dumps(_adapter_config(tensors, lora)))
+            half.rename(path)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(half, ignore_errors=True)
+            raise DiskError(f"weights of version {version} cannot be written to {self.folder}: {error}") from error
+        return path
 
     def keep_only(self, path: Path) -> None:
         """Remove all other versions."""
@@ -58,25 +75,6 @@ class Weights:
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock)
-
-    def _write(self, name: str, weights: Iterable[tuple[str, Tensor]], version: int, lora: Lora | None) -> Path:
-        from safetensors import SafetensorError
-        from safetensors.torch import save_file
-
-        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights}
-        self._count += 1
-        path = self.folder / f"{version}-{self._count}"
-        half = path.with_suffix(".half")
-        try:
-            half.mkdir()
-            save_file(tensors, half / name)
-            if lora is not None:
-                (half / "adapter_config.json").write_text(json.dumps(_adapter_config(tensors, lora)))
-            half.rename(path)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(half, ignore_errors=True)
-            raise DiskError(f"weights of version {version} cannot be written to {self.folder}: {error}") from error
-        return path
 
 
 def read(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -107,7 +105,8 @@ def _adapter_config(tensors: dict[str, Tensor], lora: Lora) -> dict[str, object]
 
 def _remove_abandoned(where: Path) -> None:
     """Folders of processes that are gone: nobody holds their lock. Others' folders, and new ones, are let be."""
-    for folder in where.glob(f"{_PREFIX}*"):
+    half_made = [f for f in where.glob(f".{_PREFIX}*") if time.time() - f.stat().st_mtime > _HALF_MADE_SECONDS]
+    for folder in [*where.glob(f"{_PREFIX}*"), *half_made]:
         with contextlib.suppress(OSError):
             lock = os.open(folder / "lock", os.O_RDWR)
             try:

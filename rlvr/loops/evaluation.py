@@ -7,7 +7,7 @@ from rlvr.engines import base as engines
 from rlvr.evaluate import Evaluation, evaluate
 from rlvr.loops import setup
 from rlvr.progress import Progress
-from rlvr.recipe import EvalRecipe
+from rlvr.recipe import EvalRecipe, VllmEngine
 from rlvr.rewards import base as rewards_base
 
 
@@ -23,6 +23,8 @@ def evaluate_model(recipe: EvalRecipe, progress: Progress) -> Evaluation:
         longest = setup.longest(encoded, most)
         engine = engines.build(recipe.engine, recipe.model, tokenizer, min(longest, context or longest))
         try:
+            if isinstance(recipe.engine, VllmEngine) and recipe.engine.mode == "server":  # it may hold any weights
+                engine.load(policy.weights(policy.load_model(recipe.model)[0]), version=0)
             return evaluate(
                 encoded,
                 engine,

@@ -59,7 +59,8 @@ def learn(learner: Learner, batch: Batch, step: int) -> Learned:
             updates.append(trained.pass_over())
             continue
         by = divisor(minibatch.num_tokens, minibatch.num_sequences, recipe.loss, recipe.sample.max_tokens)
-        sums, compared = trained.in_memory(partial(_gradient, learner, useful, by))
+        longest = int(useful.length_B.max())
+        sums, compared = trained.in_memory(partial(_gradient, learner, useful, by), longest)
         for name, value in parallel.add(sums).items():
             totals[name] += value
         if not any(updates):  # no weight has moved yet
@@ -102,7 +103,7 @@ def _logprobs(learner: Learner, model: Any, batch: Batch) -> Tensor:
             logp_BT[own_B[index_B], : part_BT.shape[1]] = part_BT
         return logp_BT
 
-    return parallel.add_rows(learner.trained.in_memory(compute))
+    return parallel.add_rows(learner.trained.in_memory(compute, int(batch.length_B.max())))
 
 
 def _gradient(learner: Learner, useful: Batch, by: float) -> tuple[dict[str, float], Agreement]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from rlvr import parallel, parity, policy
-from rlvr.batching import make_batch
+from rlvr.batching import Batch, make_batch
 from rlvr.engines import base as engines
-from rlvr.errors import Stopped
+from rlvr.errors import EngineError, Stopped
 from rlvr.evaluate import evaluate
 from rlvr.loops import setup
 from rlvr.loops.learn import Learned, Learner, learn
@@ -26,6 +26,8 @@ from rlvr.runs import Run
 from rlvr.trained import Trained
 from rlvr.types import Engine, Group, Task
 
+_FOR_A_CAUSE = 4
+"""Prompts that are sampled at least where a cause is looked for."""
 _SHOWN = ("reward", "completions/mean_length", "frac_reward_zero_std", "entropy", "grad_norm")
 Encoded = Sequence[tuple[Task, tuple[int, ...]]]
 
@@ -51,11 +53,11 @@ def train(recipe: RlRecipe, run: Run, progress: Progress, stop: StopRequest) -> 
         rewards.close()
 
 
-def follow(recipe: RlRecipe) -> None:
-    """Take part in the main rank's updates until it is done."""
+def begin(recipe: RlRecipe) -> Callable[[Batch, int], Learned]:
+    """What every other rank does in each step, once it has the main rank's state."""
     learner, _ = _load(recipe)
     learner.trained.share_state()
-    parallel.Together(partial(learn, learner)).follow()
+    return partial(learn, learner)
 
 
 def _load(recipe: RlRecipe) -> tuple[Learner, Any]:
@@ -93,10 +95,7 @@ def _with_engine(
     )
     try:
         stop.check("before the first step")
-        with parallel.Together(partial(learn, learner)) as update:
-            return _train(
-                _Job(recipe, run, progress, learner, tokenizer, engine, rewards, encoded_eval), update, encoded, stop
-            )
+        return _train(_Job(recipe, run, progress, stop, learner, tokenizer, engine, rewards, encoded_eval), encoded)
     finally:
         engine.close()
 
@@ -122,6 +121,7 @@ class _Job:
     recipe: RlRecipe
     run: Run
     progress: Progress
+    stop: StopRequest
     learner: Learner
     tokenizer: Any
     engine: Engine
@@ -141,11 +141,14 @@ class _Job:
         )
 
 
-def _train(job: _Job, update: parallel.Together, encoded: Encoded, stop: StopRequest) -> dict[str, Any]:
+def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
     recipe, run, progress, trained = job.recipe, job.run, job.progress, job.learner.trained
     state = setup.resume(run, trained, progress)
+    parallel.begin()
     trained.share_state()
+    update = parallel.Together(partial(learn, job.learner))
     job.engine.load(trained.weights(), version=state.step)
+    log = run.group_log(progress.warn)
     rollouts = Rollouts(
         encoded,
         job.engine,
@@ -153,8 +156,8 @@ def _train(job: _Job, update: parallel.Together, encoded: Encoded, stop: StopReq
         recipe.sample,
         seed=recipe.seed,
         cursor=state.cursor,
-        log=run.group_log(progress.warn),
-        is_stopping=lambda: stop.requested,
+        log=log,
+        is_stopping=lambda: job.stop.requested,
         on_progress=progress.phase,
     )
     gate = parity.Gate(recipe.parity, progress.warn)
@@ -167,17 +170,16 @@ def _train(job: _Job, update: parallel.Together, encoded: Encoded, stop: StopReq
     warn = WarnOnce()
     parts = [f"rewards/{name}/mean" for name in recipe.rewards] if len(recipe.rewards) > 1 else []
     shown = (_SHOWN[0], *parts, *_SHOWN[1:])
-    if state.step == 0 and state.before is None and recipe.eval.before and job.held_out:
-        state.before = _evaluate(job, 0)
+    with _kept_when_stopped(job, state):
+        if state.step == 0 and state.before is None and recipe.eval.before and job.held_out:
+            state.before = _evaluate(job, 0)
+        _evaluate_where_due(job, state.step)  # a stop may have come before it
 
     progress.begin(state.step)
     for step in range(state.step + 1, recipe.steps + 1):
         clock = _Clock()
-        try:
+        with _kept_when_stopped(job, state):
             taken = rollouts.take(step)
-        except Stopped as error:
-            setup.save(run, trained, state, recipe.checkpoint.keep)
-            raise Stopped(f"{error}; the same command with run.dir={run.folder} resumes") from None
         clock.lap("sample", taken.sample_seconds)
         clock.lap("score", taken.score_seconds)
         metrics = group_metrics(taken)
@@ -189,7 +191,11 @@ def _train(job: _Job, update: parallel.Together, encoded: Encoded, stop: StopReq
         setup.guard(run, trained, metrics, step, batch.tensors(), progress)
         with clock.timed("sync"):
             job.engine.load(trained.weights(), version=step)
-        gate.check(f"step {step}", learned.agreement, partial(_likely_cause, job, encoded, taken.groups, step))
+        try:
+            gate.check(f"step {step}", learned.agreement, partial(_likely_cause, job, encoded, taken.groups, step))
+        except EngineError:
+            log.discard(step)  # whoever mends what was wrong wants them sampled anew
+            raise
         state.advance(step, rollouts.cursor, sum(_num_tokens(group) for group in taken.sampled))
         run.write_rollouts(step, taken.sampled, _advantages(taken, learned))
         metrics |= {"num_tokens": float(state.tokens), **clock.metrics(taken)}
@@ -198,25 +204,33 @@ def _train(job: _Job, update: parallel.Together, encoded: Encoded, stop: StopReq
         progress.step(step, metrics, shown)
         for text in warn.fresh(step, warnings_in_words(metrics)):
             progress.warn(text)
-        if setup.is_due(step, recipe.eval.every) and step < recipe.steps and job.held_out:
-            _evaluate(job, step)
-        if stop.requested and step < recipe.steps:
-            setup.save(run, trained, state, recipe.checkpoint.keep)
-            raise Stopped(
-                f"stopped after step {step} of {recipe.steps}; the same command with run.dir={run.folder} resumes"
-            )
+        with _kept_when_stopped(job, state):
+            _evaluate_where_due(job, step)
+            if job.stop.requested and step < recipe.steps:
+                raise Stopped(f"stopped after step {step} of {recipe.steps}")
         if setup.is_due(step, recipe.checkpoint.every):
             setup.save(run, trained, state, recipe.checkpoint.keep)
-    return _finish(job, state)
+    with _kept_when_stopped(job, state):
+        return _finish(job, state)
 
 
-def _probe(job: _Job, encoded: Encoded, version: int) -> list[Group]:
+@contextlib.contextmanager
+def _kept_when_stopped(job: _Job, state: setup.State) -> Iterator[None]:
+    """A stop in here leaves a checkpoint of the last step that is done."""
+    try:
+        yield
+    except Stopped as error:
+        setup.save(job.run, job.learner.trained, state, job.recipe.checkpoint.keep)
+        raise Stopped(f"{error}; the same command with run.dir={job.run.folder} resumes") from None
+
+
+def _probe(job: _Job, encoded: Encoded, version: int, at_least: int = 0) -> list[Group]:
     """A few short completions under the weights of `version`."""
     return parity.probe(
         job.engine,
         encoded,
         sampling(job.recipe.sample),
-        job.recipe.parity.probe,
+        max(job.recipe.parity.probe, at_least),
         seed=job.recipe.seed,
         step=version,
         version=version,
@@ -229,10 +243,10 @@ def _likely_cause(job: _Job, encoded: Encoded, groups: Sequence[Group], version:
 
     def resend() -> list[Group]:
         job.engine.load(job.learner.trained.weights(), version=version)
-        return _probe(job, encoded, version)
+        return _probe(job, encoded, version, _FOR_A_CAUSE)
 
     if version and job.recipe.parity.on_mismatch == "warn":  # the weights have moved since: other samples are needed
-        groups = _probe(job, encoded, version)
+        groups = _probe(job, encoded, version, _FOR_A_CAUSE)
     return parity.likely_cause(job.trainer, groups, job.recipe.parity.tolerance, resend)
 
 
@@ -274,7 +288,19 @@ def _num_tokens(group: Group) -> int:
     return sum(len(rollout.completion.token_ids) for rollout in group.rollouts)
 
 
+def _evaluate_where_due(job: _Job, step: int) -> None:
+    """The evaluation after a step in the middle of the run, where it has not been done."""
+    is_midway = 0 < step < job.recipe.steps and bool(job.held_out)
+    if is_midway and setup.is_due(step, job.recipe.eval.every) and not setup.is_evaluated(job.run, step):
+        _evaluate(job, step)
+
+
 def _evaluate(job: _Job, step: int) -> dict[str, Any]:
+    def on_progress(done: int, total: int) -> None:
+        job.progress.phase(f"evaluating {done}/{total}")
+        if job.stop.requested and done < total:
+            raise Stopped(f"stopped while evaluating after step {step} of {job.recipe.steps}")
+
     return setup.evaluate_and_record(
         lambda name: evaluate(
             job.held_out,
@@ -282,7 +308,7 @@ def _evaluate(job: _Job, step: int) -> dict[str, Any]:
             job.rewards.judge,
             job.recipe.eval,
             name=name,
-            on_progress=lambda done, total: job.progress.phase(f"evaluating {done}/{total}"),
+            on_progress=on_progress,
         ),
         job.run,
         job.progress,

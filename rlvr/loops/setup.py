@@ -35,6 +35,8 @@ class State:
     """The evaluation before the first step."""
     seconds_before: float = 0.0
     """Of earlier attempts."""
+    saved: int = -1
+    """Step of the checkpoint that is on disk."""
     started: float = field(default_factory=time.perf_counter)
 
     def advance(self, step: int, cursor: int, tokens: int) -> None:
@@ -148,10 +150,15 @@ def evaluate_and_record(run_it: Callable[[str], Evaluation], run: Run, progress:
     if greedy:
         row |= {} if greedy["pass@1"] is None else {"eval/greedy/pass@1": greedy["pass@1"]}
     # a run that was killed after its last evaluation does that one again; its row is there
-    if not any(old["step"] == step and "time/eval_seconds" in old for old in read_metrics(run.folder)):
+    if not is_evaluated(run, step):
         run.record(step, row)
     progress.say(describe_evaluation(result, step))
     return result
+
+
+def is_evaluated(run: Run, step: int) -> bool:
+    """Whether the figures after `step` are recorded."""
+    return any(row["step"] == step and "time/eval_seconds" in row for row in read_metrics(run.folder))
 
 
 def describe_evaluation(result: dict[str, Any], step: int | None = None) -> str:
@@ -174,14 +181,15 @@ def _share(value: float | None) -> str:
 
 
 def save(run: Run, trained: Trained, state: State, keep: int) -> None:
-    """A checkpoint of the step that state speaks of."""
+    """A checkpoint of the step that state speaks of, where there is none yet."""
+    if state.saved == state.step:
+        return
     tensors = trained.state()
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise NonFiniteError(f"step {state.step}: {name} holds NaN or infinity, so no checkpoint of it is saved")
     numbers = {
         **trained.numbers(),
-        "micro_tokens": trained.micro_tokens,
         "cursor": state.cursor,
         "tokens": state.tokens,
         "before": state.before,
@@ -189,6 +197,7 @@ def save(run: Run, trained: Trained, state: State, keep: int) -> None:
     }
     run.sync()
     checkpoint.save(run.folder / "checkpoints", state.step, tensors, numbers, keep=keep)
+    state.saved = state.step
     run.forget_groups()
 
 
@@ -229,11 +238,9 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
         trained.load_state(tensors, numbers)
     except ValueError as error:
         raise DataError(f"the checkpoint of step {step} in {run.folder} is of another model: {error}") from error
-    # another split into micro-batches would change the last bits
-    trained.micro_tokens = min(trained.micro_tokens, numbers.get("micro_tokens", trained.micro_tokens))
     run.truncate(step)
     progress.say(f"resuming after step {step}")
-    return State(step, numbers["cursor"], numbers["tokens"], numbers["before"], numbers["seconds"])
+    return State(step, numbers["cursor"], numbers["tokens"], numbers["before"], numbers["seconds"], saved=step)
 
 
 def _tell(loaded: Loaded[Item], what: str, progress: Progress) -> list[Item]:

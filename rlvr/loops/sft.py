@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -49,16 +49,14 @@ def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress, stop
     if len(examples) < len(demonstrations):
         progress.warn(f"{len(demonstrations) - len(examples)} demonstrations left out: they are too long")
     stop.check("before the first step")
-    trained = _trained(recipe, model)
-    with parallel.Together(partial(update, trained)) as work:
-        return _train(_Job(recipe, run, progress, trained, tokenizer, examples), work, stop)
+    return _train(_Job(recipe, run, progress, _trained(recipe, model), tokenizer, examples), stop)
 
 
-def follow(recipe: SftRecipe | PretrainRecipe) -> None:
-    """Take part in the main rank's updates until it is done."""
+def begin(recipe: SftRecipe | PretrainRecipe) -> Callable[[Rows], dict[str, float]]:
+    """What every other rank does in each step, once it has the main rank's state."""
     trained = _trained(recipe, base_model(recipe)[0])
     trained.share_state()
-    parallel.Together(partial(update, trained)).follow()
+    return partial(update, trained)
 
 
 def base_model(recipe: SftRecipe | PretrainRecipe) -> tuple[Any, Any]:
@@ -97,10 +95,12 @@ class _Job:
     examples: Sequence[chat.Example]
 
 
-def _train(job: _Job, work: parallel.Together, stop: StopRequest) -> dict[str, Any]:
+def _train(job: _Job, stop: StopRequest) -> dict[str, Any]:
     recipe, run, progress, trained = job.recipe, job.run, job.progress, job.trained
     state = setup.resume(run, trained, progress)
+    parallel.begin()
     trained.share_state()
+    work = parallel.Together(partial(update, trained))
     plan = BatchPlan([len(e.ids) for e in job.examples], recipe.batch_size, recipe.bucket, recipe.seed)
     metrics = _last_metrics(run)  # where the last step was done before the run was killed
     progress.begin(state.step)
@@ -159,7 +159,8 @@ def update(trained: Trained, rows: Rows) -> dict[str, float]:
     Every rank runs this alike, each on its share of the rows. An update that was skipped has no loss.
     """
     num_tokens = int(rows.mask_BT.sum())
-    sums = parallel.add(trained.in_memory(partial(_gradient, trained, rows, num_tokens)))
+    longest = int(rows.length_B.max())
+    sums = parallel.add(trained.in_memory(partial(_gradient, trained, rows, num_tokens), longest))
     step = trained.step()
     if "skipped_updates" in step:
         return step
