@@ -108,7 +108,7 @@ def test_differences_add_up_over_micro_batches() -> None:
     )
     assert not agreement.is_within(10.0)  # the one that is not finite
     assert agreement.over_ranks().metrics() == agreement.metrics()
-    assert Agreement().metrics() == {} and Agreement().is_within(0.0)
+    assert parity.Agreement().metrics() == {} and parity.Agreement().is_within(0.0)
 
 
 def check_over_ranks() -> None:

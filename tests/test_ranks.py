@@ -135,3 +135,16 @@ def test_a_process_that_dies_ends_the_others(tiny_model: Path, tmp_path: Path, v
     assert time.monotonic() - killed < 60
     assert code != 0
     assert "rlvr/parallel.py" not in said  # no traceback of ours: one line, where torchrun leaves time for it
+
+
+def test_a_main_rank_that_ends_early_leaves_the_others_without_a_word(tiny_model: Path, tmp_path: Path) -> None:
+    code, said = ended(start(tmp_path, tiny_model, "run", "sft", 1))
+    assert code == 0, said
+    code, said = ended(start(tmp_path, tiny_model, "run", "sft", 2))
+    assert code == 0, said
+    assert said.count("run is finished; nothing to do") == 1
+    assert "Traceback" not in said
+    code, said = ended(start(tmp_path, tiny_model, "bad", "sft", 2, data={"path": "none.jsonl"}))
+    assert code != 0
+    assert said.count("rlvr: data.path none.jsonl") == 1
+    assert "rlvr/parallel.py" not in said

@@ -172,7 +172,7 @@ def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
     shown = (_SHOWN[0], *parts, *_SHOWN[1:])
     with _kept_when_stopped(job, state):
         if state.step == 0 and state.before is None and recipe.eval.before and job.held_out:
-            state.before = _evaluate(job, 0)
+            state.before, state.saved = _evaluate(job, 0), -1
         _evaluate_where_due(job, state.step)  # a stop may have come before it
 
     progress.begin(state.step)
