@@ -32,11 +32,11 @@ _waiting: Any = None
 
 def join() -> None:
     """Meet the other ranks, where there are any. RlvrError where they cannot be reached."""
-    if machine.ranks() == 1 or torch.distributed.is_initialized():
+    global _waiting
+    if machine.ranks() == 1 or _waiting is not None:
         return
     from accelerate import PartialState
 
-    global _waiting
     try:
         PartialState(cpu=not torch.cuda.is_available(), timeout=_MEETING)
         _waiting = torch.distributed.new_group(timeout=_PATIENCE, backend="gloo")  # NCCL would keep the GPU busy
@@ -49,12 +49,12 @@ def join() -> None:
 
 def size() -> int:
     """Ranks that have joined."""
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    return torch.distributed.get_world_size() if _waiting is not None else 1
 
 
 def rank() -> int:
     """This process's number among those that have joined."""
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    return torch.distributed.get_rank() if _waiting is not None else 0
 
 
 def is_main() -> bool:
@@ -175,8 +175,10 @@ def is_lost(error: RuntimeError) -> bool:
 
 def leave() -> None:
     """Part from the other ranks; what they send from here on is lost."""
-    if torch.distributed.is_initialized():
+    global _waiting
+    if _waiting is not None:  # else there is none, or it is the one of a vLLM in this process
         torch.distributed.destroy_process_group()
+        _waiting = None
 
 
 def _add_flat(gradients: list[Tensor]) -> None:

@@ -146,5 +146,5 @@ def test_a_main_rank_that_ends_early_leaves_the_others_without_a_word(tiny_model
     assert "Traceback" not in said
     code, said = ended(start(tmp_path, tiny_model, "bad", "sft", 2, data={"path": "none.jsonl"}))
     assert code != 0
-    assert said.count("rlvr: data.path none.jsonl") == 1
+    assert said.count("rlvr: data.path: no file or folder none.jsonl") == 1
     assert "rlvr/parallel.py" not in said

@@ -209,7 +209,7 @@ def test_a_tied_head_that_vllm_keeps_is_named(
 ) -> None:
     from rlvr.engines import vllm
 
-    monkeypatch.setattr(vllm, "_pack_output_head", lambda model: None)
+    monkeypatch.setattr(vllm, "pack_output_head", lambda model: None)
     move(trainer.model)
     vllm_engine.load(sent(trainer.model), version=1)
     cause = cause_of(trainer, probe(vllm_engine, trainer, version=1))
