@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _TENSORS, _NUMBERS, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
 _FILES = (_TENSORS, _NUMBERS)
+_damaged: set[Path] = set()
+"""Those that load_newest() passed over: they count for none that is kept."""
 _LEFTOVER = re.compile(r"\.\d+\.(\d+\.new|old)")
 """What a killed save leaves: half of a new one, or one whose removal had begun."""
 _DTYPES = {
@@ -91,7 +93,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
     for path in newest_first(folder):
         number = int(path.name)
         if number < step and num_kept < keep:
-            num_kept += _fault(path, checksums=False) is None
+            num_kept += path not in _damaged and _fault(path, checksums=False) is None
         elif number != step:  # newer ones were damaged, else the run would have gone on from them
             gone = path.rename(folder / f".{path.name}.old")  # a kill while it is removed leaves none that is half
             shutil.rmtree(gone)
@@ -189,6 +191,7 @@ def load_newest(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any], l
                     f"this version of rlvr is too old for checkpoint {path} (its schema is newer than {SCHEMA}); go on "
                     "with the version that wrote it"
                 ) from None
+            _damaged.add(path)
             skipped.append(f"checkpoint {path.name} skipped: {error}")
     if skipped:
         raise DataError(f"no checkpoint in {folder} is whole: {'; '.join(skipped)}")
@@ -243,7 +246,9 @@ def newest_first(folder: Path) -> list[Path]:
     """The folders of checkpoints. DataError where `folder` may not be read."""
     try:
         found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
+        if folder.is_symlink():
+            raise DataError(f"{folder} points to {folder.readlink()}, which is not there") from None
         return []
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error.strerror}") from None
@@ -276,7 +281,7 @@ def _fault(path: Path, *, checksums: bool = True) -> str | None:
         strange = sorted({file.name for file in path.iterdir()} - {*_FILES, _MANIFEST})
     except PermissionError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{_MANIFEST} cannot be read ({getattr(error, 'strerror', None) or error})"
     except (KeyError, TypeError, AttributeError):
         return f"{_MANIFEST} is damaged"

@@ -152,6 +152,7 @@ def _train(recipe: TrainingRecipe, path: str, resume: str) -> dict[str, Any]:
 
         parallel.join()
         try:
+            stop.is_quiet = not parallel.is_main()
             if parallel.is_main():
                 return _run_loop(recipe, path, resume, stop)
             parallel.follow(lambda: _loop(recipe).begin(recipe))

@@ -10,7 +10,9 @@ from rlvr.recipe import RlRecipe, SftRecipe, TrainingRecipe, VllmEngine
 
 def dry_run(recipe: TrainingRecipe) -> dict[str, Any]:
     """All that can be found out without weights: rows, verifiers, the model's files, the lengths of prompts."""
-    from rlvr import plugins, tasks
+    from rlvr import plugins, runs, tasks
+
+    runs.check_settings(recipe)
 
     held_out = tasks.load_tasks(recipe.eval.tasks, setting="eval.tasks").rows if recipe.eval.tasks else []
     found: dict[str, Any] = {"stage": recipe.stage, "steps": recipe.steps, "held_out": len(held_out)}

@@ -64,6 +64,17 @@ def first_attempt(written: Mapping[str, Any]) -> dict[str, Any]:
     return {name: written[name] for name in ("started", "command", *_COMPARED) if name in written}
 
 
+def is_sound(written: Mapping[str, Any]) -> bool:
+    """Whether an env.json has the form in which it is written."""
+    given = written.get("attempts", [])
+    if not isinstance(written.get("inputs", {}), dict) or not isinstance(given, list):
+        return False
+    return all(
+        isinstance(one, dict) and isinstance(one.get("packages", {}), dict) and isinstance(one.get("cpu", []), list)
+        for one in given
+    )
+
+
 def changes(first: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Each difference in words ("torch 2.13.0 -> 2.14.0"); what `first` does not know is none."""
     found = [

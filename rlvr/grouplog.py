@@ -33,16 +33,20 @@ _FRAME_MAGIC = b"GRP\n"
 class GroupLog:
     """The logs of a run's unfinished steps. DiskError where they cannot be written; one thread appends."""
 
-    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
-        """folder: RUN/groups, made when the first group comes; warn: told of what had to be cut off or left alone."""
+    def __init__(self, folder: Path, warn: Callable[[str], None], run: str = "") -> None:
+        """folder: RUN/groups, made when the first group comes; warn: told of what had to be cut off or left alone.
+
+        run: what tells this run from all others; groups of another one are not used.
+        """
         self.folder = folder
         self.warn = warn
+        self.run = run
         self._file: IO[bytes] | None = None
         self._step = -1
 
     def append(self, step: int, key: str, group: Group) -> None:
         """Write one finished group, under a key that is its own within the step."""
-        payload = zlib.compress(_pack(key, group), level=1)
+        payload = zlib.compress(_pack(self.run, key, group), level=1)
         frame = _FRAME.pack(_FRAME_MAGIC, len(payload), zlib.crc32(payload)) + payload
         half = len(frame) // 2
         try:
@@ -78,7 +82,15 @@ class GroupLog:
                     file.truncate(end)
         except OSError as error:
             raise self._disk_error(step, error) from error
-        return dict(_unpack(raw, tasks, path) for raw in frames)
+        try:
+            own = [values for values in map(_parse, frames) if values["run"] == self.run]
+            if len(own) < len(frames):
+                self.warn(f"{path}: {len(frames) - len(own)} groups are of another run; they are made again")
+            return dict(_unpack(values, tasks, path) for values in own)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} holds what is no group of a run; remove it, its groups are made again") from None
 
     def sync(self, step: int) -> None:
         """Have the disk keep the groups of a step, before an update makes use of them."""
@@ -170,7 +182,10 @@ def _scan(raw: bytes) -> tuple[list[bytes], int | None, str]:
         payload = raw[body : body + length]
         if magic != _FRAME_MAGIC or len(payload) < length or zlib.crc32(payload) != checksum:
             break
-        payloads.append(zlib.decompress(payload))
+        try:
+            payloads.append(zlib.decompress(payload))
+        except zlib.error:
+            break
         at = body + length
     cut = len(raw) - at
     return payloads, at, f"torn or damaged after {len(payloads)} groups; {cut} bytes cut off" if cut else ""
@@ -193,8 +208,9 @@ def _sync(folder: Path) -> None:
 # --- groups as JSON --------------------------------------------------------------------------------------------------
 
 
-def _pack(key: str, group: Group) -> bytes:
+def _pack(run: str, key: str, group: Group) -> bytes:
     values = {
+        "run": run,
         "key": key,
         "task": group.task.id,
         "digest": fingerprint_rows([group.task]),
@@ -221,8 +237,11 @@ def _fields(record: Completion | Verdict) -> dict[str, Any]:
     return {name: getattr(record, name) for name in record.__slots__}
 
 
-def _unpack(raw: bytes, tasks: Mapping[str, Task], path: Path) -> tuple[str, Group]:
-    values = json.loads(raw.decode("utf-8", "surrogatepass"))
+def _parse(raw: bytes) -> dict[str, Any]:
+    return json.loads(raw.decode("utf-8", "surrogatepass"))
+
+
+def _unpack(values: dict[str, Any], tasks: Mapping[str, Task], path: Path) -> tuple[str, Group]:
     task = tasks.get(values["task"])
     if task is None or fingerprint_rows([task]) != values["digest"]:
         what = "is not in the data any more" if task is None else "is another in the data now"

@@ -31,14 +31,30 @@ def attach(model: Any, settings: Lora, seed: int) -> Any:
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
+    _check_targets(model, settings)
     torch.manual_seed(seed)
-    try:
-        return get_peft_model(model, config).eval()
-    except ValueError as error:
-        names = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)})
-        raise SettingsError(
-            f"model.lora.targets {targets}: the model has no such modules; its linear ones are {', '.join(names)}"
-        ) from error
+    return get_peft_model(model, config).eval()
+
+
+def _check_targets(model: Any, settings: Lora) -> None:
+    """SettingsError where a target is no module, or one that cannot be merged."""
+    if isinstance(settings.targets, str):
+        return
+    names = [name for name, _ in model.named_modules()]
+    for target in settings.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            linear = {name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+            raise SettingsError(
+                f"model.lora.targets: the model has no module {target}; its linear ones are {', '.join(sorted(linear))}"
+            )
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is embeddings.weight:
+        for name, module in model.named_modules():
+            if module in (head, embeddings) and any(name == t or name.endswith(f".{t}") for t in settings.targets):
+                raise SettingsError(
+                    f"model.lora.targets: {name} shares its weight with the model's other end (a tied head), so an "
+                    "adapter on it could not be merged; leave it out"
+                )
 
 
 def is_attached(model: Any) -> bool:

@@ -85,7 +85,7 @@ def check_model_path(settings: Model) -> None:
     """DataError where a local folder is absent or holds no safetensors; a Hugging Face name passes."""
     path = Path(settings.path)
     if not path.exists():
-        if settings.made_by:
+        if settings.made_by and path.name == "model":
             try:
                 command = load_recipe(settings.made_by).command
             except SettingsError as error:

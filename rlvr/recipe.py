@@ -7,6 +7,7 @@ messages are in settings.py. Names follow TRL's where one exists.
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
@@ -38,7 +39,7 @@ class Lora(Settings):
     """Low-rank adapters, https://arxiv.org/abs/2106.09685: the model's own weights stay as they are."""
 
     rank: PositiveInt = 16
-    """Of the two factors of each adapter."""
+    """Of the two factors of each adapter. Adapters are off unless model.lora is true or has settings."""
     alpha: PositiveFloat = 32.0
     """The adapter's product is scaled by alpha / rank."""
     targets: Strings | Literal["all-linear"] = "all-linear"
@@ -154,6 +155,10 @@ class VllmEngine(Settings):
     def _check(self) -> VllmEngine:
         if (self.mode == "server") != (self.url is not None):
             raise ValueError("mode: server needs url, and url goes with mode: server only")
+        if self.url is not None:
+            parts = urlsplit(self.url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # .port checks its range
+                raise ValueError(f"url must be such as http://127.0.0.1:8000, got {self.url!r}")
         return self
 
 
@@ -216,7 +221,7 @@ class Overlong(Settings):
 
     buffer: Share = 0.0
     """The last share of sample.max_tokens, over which the penalty grows from 0 to its whole; 0: no penalty."""
-    penalty: NonNegative = 1.0
+    penalty: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     """Taken off the reward of a completion that has no token left."""
     filter: bool = False
     """Completions cut at max_tokens stay in their group's baseline and leave the loss (TRL:

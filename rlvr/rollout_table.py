@@ -83,12 +83,12 @@ def _verdict_row(part: str, verdict: Verdict) -> dict[str, Any]:
         "outcome": verdict.outcome,
         "reason": _text(verdict.reason),
         "answer": None if verdict.answer is None else _text(verdict.answer),
-        "how": verdict.how,
-        "stage": verdict.stage,
+        "how": _text(verdict.how),
+        "stage": _text(verdict.stage),
         "checks": json.dumps(dict(verdict.checks)),
         "seconds": verdict.seconds,
-        "verifier": verdict.verifier,
-        "version": verdict.version,
+        "verifier": _text(verdict.verifier),
+        "version": _text(verdict.version),
     }
 
 

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -120,9 +121,8 @@ class Run:
     @property
     def changes(self) -> list[str]:
         """What a resumed run should say before it goes on, one line each."""
-        last_bits = "the rest of the run may differ in its last bits"
         return [
-            *(f"not as when this run began: {change}; {last_bits}" for change in self.environment_changes),
+            *(f"not as when this run began: {change}; {_LAST_BITS}" for change in self.environment_changes),
             *(f"another setting than in {self.folder / 'recipe.yaml'}: {change}" for change in self.harmless_changes),
         ]
 
@@ -195,7 +195,8 @@ class Run:
 
     def group_log(self, warn: Callable[[str], None]) -> GroupLog:
         """The log of the groups of unfinished steps; `warn` is told of what had to be cut off."""
-        self._groups = GroupLog(self.folder / "groups", warn)
+        written = _read_object(self.folder / "env.json") or {}
+        self._groups = GroupLog(self.folder / "groups", warn, str(written.get("id")))
         return self._groups
 
     def forget_groups(self) -> None:
@@ -240,11 +241,14 @@ class Run:
         path = self.folder / "env.json"
         now = environment.of_this_process(recipe.steps if isinstance(recipe, TrainingRecipe) else None)
         before = _read_object(path) if self.has_begun else None
+        if before is not None and not environment.is_sound(before):
+            before = None
         if self.has_begun and before is None:
             self.environment_changes = ["env.json is damaged: what the run began with is not known"]
         elif before is not None:
             self.environment_changes = environment.changes(environment.first_attempt(before), now)
         kept = {"inputs": before["inputs"]} if before and "inputs" in before else {}
+        kept["id"] = (before or {}).get("id") or uuid.uuid4().hex
         attempts = environment.attempts(before, now, self.environment_changes)
         _write(path, json.dumps({**now, **kept, "attempts": attempts}, indent=1))
 
@@ -291,7 +295,7 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder} is no run folder (no recipe.yaml in it){hint}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise DataError(f"{path} is damaged: it holds no settings")
@@ -310,9 +314,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict) and type(row.get("step")) is int:
             rows.append(row)
         elif number < len(lines):  # a whole line that is broken is no torn tail
             raise DataError(f'{path}:{number}: not a JSON object with "step"')
@@ -351,16 +355,25 @@ def is_exact(metric: str) -> bool:
 # --- details ---------------------------------------------------------------------------------------------------------
 
 
+_LAST_BITS = "the rest of the run may differ in its last bits"
 _HARMLESS = (
     "run",
     "checkpoint",
     "engine.url",
     "engine.weights_dir",
     "engine.timeout_seconds",
+    "engine.mode",
+    "engine.max_num_seqs",
+    "engine.prefix_cache",
+    "engine.cpu_kvcache_gib",
+    "engine.gpu_memory_utilization",
     "scoring.workers",
     "parity.on_mismatch",
+    "optim.max_nonfinite",
 )
 """Sections and settings that change no number of a run."""
+_ROUNDING = ("optim.micro_tokens", "packing", "gradient_checkpointing")
+"""Settings that change no result but for its last bits."""
 
 
 def _check_same_settings(old: dict[str, Any], recipe: Recipe, folder: Path) -> list[str]:
@@ -372,17 +385,24 @@ def _check_same_settings(old: dict[str, Any], recipe: Recipe, folder: Path) -> l
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name) and name != "run.dir"  # the same folder by another path
     }
-    refused = [text for name, text in changed.items() if not _is_harmless(name)]
+    refused = [text for name, text in changed.items() if not _is_of(name, (*_HARMLESS, *_ROUNDING))]
     if refused:
         raise SettingsError(
             f"run.dir {folder} holds a run with other settings ({'; '.join(refused)}); use those of its "
             "recipe.yaml or set another run.dir"
         )
-    return list(changed.values())
+    return [text + f"; {_LAST_BITS}" * _is_of(name, _ROUNDING) for name, text in changed.items()]
 
 
-def _is_harmless(name: str) -> bool:
-    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in _HARMLESS)
+def check_settings(recipe: TrainingRecipe) -> None:
+    """SettingsError where run.dir holds an unfinished run with settings that this recipe may not go on with."""
+    folder = Path(recipe.run.dir) if recipe.run.dir is not None else None
+    if folder is not None and (folder / "recipe.yaml").is_file() and (folder / "env.json").is_file():
+        _check_same_settings(read_recipe(folder), recipe, folder)
+
+
+def _is_of(name: str, prefixes: Sequence[str]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -398,7 +418,7 @@ def _read_object(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is none or it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

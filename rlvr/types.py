@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, get_args
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +131,8 @@ class Verdict:
     def __post_init__(self) -> None:
         if self.score is not None and not 0.0 <= self.score <= 1.0:  # NaN fails this too
             raise ValueError(f"Verdict.score must be in [0, 1] or None, got {self.score!r}")
+        if self.outcome not in get_args(Outcome):
+            raise ValueError(f"Verdict.outcome must be one of {', '.join(get_args(Outcome))}, got {self.outcome!r}")
         for name in ("reason", "how", "stage", "verifier", "version"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"Verdict.{name} must be text, got {getattr(self, name)!r}")

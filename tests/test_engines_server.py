@@ -196,8 +196,9 @@ def test_a_server_that_is_not_there_is_told_with_the_command_that_starts_it(tiny
     assert told.startswith(f"engine.url: {url} does not answer: ") and "\n" not in told
     assert f"--port {url.rpartition(':')[2]} --model {tiny_model} --dtype float32" in told
     assert "--worker-extension-cls rlvr.engines.extension.WeightSync" in told
-    with pytest.raises(EngineError, match=r"is no URL such as http://127\.0\.0\.1:8000"):
-        connect_to("8000", tiny_model)
+    for wrong in ("8000", "127.0.0.1:8000", "http://127.0.0.1:99999", "ftp://127.0.0.1"):
+        with pytest.raises(ValueError, match=r"such as http://127\.0\.0\.1:8000|Port out of range"):
+            VllmEngine(mode="server", url=wrong)
 
 
 def vllm_like(prompt: Callable[[list[int]], list[int]] = lambda ids: ids, **state: Any) -> Any:

@@ -187,18 +187,31 @@ def test_a_log_that_was_not_read_first_is_appended_to_behind_its_whole_groups(tm
 def test_no_flipped_bit_lets_a_wrong_group_through(tmp_path: Path) -> None:
     path = fill(tmp_path, Said(), "a", "b", "c")
     whole = path.read_bytes()
-    head = len(grouplog._HEAD)
-    frame = (len(whole) - head) // 3
+    ends = []
+    for count in (1, 2, 3):
+        (tmp_path / f"{count}").mkdir()
+        ends.append(len(fill(tmp_path / f"{count}", Said(), *"abc"[:count]).read_bytes()))
+    assert ends[-1] == len(whole)
     said = Said()
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         said = Said()
         found = said.log(tmp_path).read(5, TASKS)
-        num_before = max(0, place - head) // frame
+        num_before = sum(place >= end for end in ends)
         assert list(found) == ["a", "b", "c"][:num_before]
         assert len(said) == 1
-    assert said == [f"{path}: torn or damaged after 2 groups; {frame} bytes cut off"]
-    assert path.read_bytes() == whole[: head + 2 * frame]
+    assert said == [f"{path}: torn or damaged after 2 groups; {ends[2] - ends[1]} bytes cut off"]
+    assert path.read_bytes() == whole[: ends[1]]
+
+
+def test_groups_of_another_run_are_made_again(tmp_path: Path) -> None:
+    log = GroupLog(tmp_path / "groups", Said().append, "this run")
+    log.append(5, "a", group())
+    said = Said()
+    other = GroupLog(tmp_path / "groups", said.append, "that run")
+    assert other.read(5, TASKS) == {}
+    assert said == [f"{tmp_path / 'groups' / '000005.log'}: 1 groups are of another run; they are made again"]
+    assert list(GroupLog(tmp_path / "groups", Said().append, "this run").read(5, TASKS)) == ["a"]
 
 
 def test_a_log_of_another_schema_is_left_alone_until_it_is_written_anew(tmp_path: Path) -> None:

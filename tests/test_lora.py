@@ -84,9 +84,16 @@ def test_targets_are_the_modules_of_that_name_and_unknown_ones_are_told(tiny_mod
     model = lora.attach(base(tiny_model), Lora(targets=("q_proj", "v_proj")), seed=1)
     layers = {name.split(".")[-3] for name, _ in lora.weights(model)}
     assert layers == {"q_proj", "v_proj"}
-    wanted = r"model.lora.targets \['query'\]: the model has no such modules; its linear ones are .*down_proj.*v_proj"
+    wanted = r"model.lora.targets: the model has no module query; its linear ones are .*down_proj.*v_proj"
     with pytest.raises(SettingsError, match=wanted):
-        lora.attach(base(tiny_model), Lora(targets=("query",)), seed=1)
+        lora.attach(base(tiny_model), Lora(targets=("q_proj", "query")), seed=1)
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_an_adapter_that_could_not_be_merged_is_refused(target: str, tiny_model: Path, untied_model: Path) -> None:
+    with pytest.raises(SettingsError, match=rf"{target} shares its weight with the model's other end"):
+        lora.attach(base(tiny_model), Lora(targets=(target,)), seed=1)
+    assert list(lora.weights(lora.attach(base(untied_model), Lora(targets=(target,)), seed=1)))
 
 
 @pytest.mark.parametrize("which", ["tiny_model", "untied_model"])

@@ -213,8 +213,13 @@ def test_harmless_changes_are_listed_and_taken(tmp_path: Path) -> None:
         ]
     with Run.open(recipe(folder / ".." / "run"), "r.yaml") as run:
         assert run.harmless_changes == []
-    with pytest.raises(SettingsError, match=r"other settings \(engine\.max_num_seqs: 256 -> 8\); use"):
-        Run.open(recipe(folder, "engine.max_num_seqs=8", "scoring.workers=2"), "r.yaml")
+    with Run.open(recipe(folder, "engine.max_num_seqs=8", "optim.micro_tokens=64"), "r.yaml") as run:
+        assert run.harmless_changes == [
+            "engine.max_num_seqs: 256 -> 8",
+            "optim.micro_tokens: 8192 -> 64; the rest of the run may differ in its last bits",
+        ]
+    with pytest.raises(SettingsError, match=r"other settings \(optim\.lr: .* -> 0\.5\); use"):
+        Run.open(recipe(folder, "optim.lr=0.5", "scoring.workers=2"), "r.yaml")
     with pytest.raises(SettingsError, match=r"other settings \(parity\.probe: 4 -> 0\); use"):
         Run.open(recipe(folder, "parity.probe=0"), "r.yaml")
 

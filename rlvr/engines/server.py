@@ -41,7 +41,7 @@ _POLL_SECONDS = 0.5
 
 
 _LOST = (500, 502, 503)
-"""What vLLM answers with when its engine has died, and a proxy when vLLM has."""
+"""What vLLM answers a completion with when its engine has died, and a proxy when vLLM has."""
 
 
 class _Gone(Exception):
@@ -75,6 +75,12 @@ class Server:
         try:
             self._name = self._check()
             self._adopt(0)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            self.close()
+            if isinstance(error, RlvrError):
+                raise
+            told = f"{type(error).__name__}: {error}"
+            raise EngineError(f"engine.url: {self.url} answers not as vLLM does ({told})") from None
         except _Gone as gone:
             self.close()
             raise EngineError(f"engine.url: {gone}; start it with: {server_command(settings, model)}") from None
@@ -242,9 +248,12 @@ class Server:
         if answer.status_code != 200:
             raise _refused(self.url, path, answer)
         try:
-            return answer.json() if "json" in answer.headers.get("content-type", "") else {}
-        except ValueError:
+            found = answer.json() if "json" in answer.headers.get("content-type", "") else {}
+        except (ValueError, RecursionError):
             raise EngineError(f"engine.url: {self.url}{path} answers with what is no JSON") from None
+        if not isinstance(found, dict):
+            raise EngineError(f"engine.url: {self.url}{path} answers not as vLLM does")
+        return found
 
     def _request(self, verb: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
         try:
@@ -253,7 +262,7 @@ class Server:
             raise EngineError(f"engine.url: {self.url} is no URL such as http://127.0.0.1:8000: {error}") from None
         except httpx.HTTPError as error:
             raise _Gone(f"{self.url} does not answer: {str(error) or type(error).__name__}") from None
-        if answer.status_code in _LOST:
+        if answer.status_code in (502, 503):
             raise _Gone(f"{self.url} answers with {answer.status_code}")
         return answer
 

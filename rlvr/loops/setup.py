@@ -239,6 +239,11 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
     except ValueError as error:
         raise DataError(f"the checkpoint of step {step} in {run.folder} is of another model: {error}") from error
     run.truncate(step)
+    missing = set(range(1, step + 1)) - {row["step"] for row in read_metrics(run.folder)}
+    if missing:
+        progress.warn(
+            f"metrics.jsonl lacks the rows of {len(missing)} steps before ({min(missing)}, ...): they are lost"
+        )
     progress.say(f"resuming after step {step}")
     return State(step, numbers["cursor"], numbers["tokens"], numbers["before"], numbers["seconds"], saved=step)
 

@@ -20,6 +20,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self.is_quiet = False
+        """Where another rank tells it."""
         self.say: Callable[[str], None] = _print
         """Told when it is requested."""
         self._before: dict[signal.Signals, object] = {}
@@ -45,7 +47,8 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         name = signal.Signals(number).name
-        self.say(f"{name}: stopping with a checkpoint; once more stops at once")
+        if not self.is_quiet:
+            self.say(f"{name}: stopping with a checkpoint; once more stops at once")
 
 
 def _print(text: str) -> None:
