@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.disk import sync
 from rlvr.errors import DataError, DiskError
 from rlvr.failpoints import failpoint
 from rlvr.types import SCHEMA
@@ -69,12 +70,12 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
         failpoint("checkpoint.manifest")
         manifest = {"schema": SCHEMA, "step": step, "files": files}
         _write(fresh / _MANIFEST, json.dumps({**manifest, "sha256": _own_checksum(manifest)}, indent=1))
-        _sync(fresh)
+        sync(fresh)
         failpoint("checkpoint.rename")
         if final.exists():  # the same step again: what is there was not chosen, or would be the same
             final.rename(folder / f".{final.name}.old")
         fresh.rename(final)
-        _sync(folder)
+        sync(folder)
     with _as_disk_error(f"the checkpoint of step {step} is saved, but an old one in {folder} cannot be removed"):
         failpoint("checkpoint.renamed")
         _prune(folder, step, keep)
@@ -106,7 +107,7 @@ def _prune(folder: Path, step: int, keep: int) -> None:
 def _make(folder: Path) -> None:
     if not folder.is_dir():
         folder.mkdir(parents=True)
-        _sync(folder.parent)
+        sync(folder.parent)
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -150,14 +151,6 @@ def _write(path: Path, text: str) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

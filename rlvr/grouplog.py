@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from rlvr.disk import sync
 from rlvr.engines.pipe import completion_from
 from rlvr.errors import DataError, DiskError
 from rlvr.failpoints import failpoint
@@ -139,9 +140,9 @@ class GroupLog:
             file.truncate(end or 0)  # a log of another schema makes room for ours
             if not end:
                 _write_all(file, _HEAD)
-                _sync(self.folder)
+                sync(self.folder)
                 if is_new_folder:
-                    _sync(self.folder.parent)
+                    sync(self.folder.parent)
             file.seek(0, os.SEEK_END)
         except OSError:
             file.close()
@@ -195,14 +196,6 @@ def _write_all(file: IO[bytes], data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- groups as JSON --------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from rlvr import checkpoint, environment, rollout_table
+from rlvr import checkpoint, disk, environment, rollout_table
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
 from rlvr.failpoints import failpoint
 from rlvr.grouplog import GroupLog
@@ -167,11 +167,7 @@ class Run:
         """Have the disk keep what was recorded so far: a checkpoint must not outlive the rows of its own steps."""
         with _as_disk_error(self.folder):
             for path in [*self._unsynced, *{path.parent for path in self._unsynced}]:
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                disk.sync(path)
         self._unsynced.clear()
 
     def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Mapping[str, float]) -> None:

@@ -26,7 +26,7 @@ LAYERS = {
     "checkpoint grouplog runs rollout_table",
     "maths": "batching packing advantages losses fused",
     "settings": "recipe presets settings rows tasks chat verifiers.*",
-    "ground": "types errors plugins seeds machine environment inputs failpoints sandbox.*",
+    "ground": "types errors plugins seeds machine disk environment inputs failpoints sandbox.*",
 }
 NO_TORCH = ("settings", "ground")
 
