@@ -335,6 +335,7 @@ def _run(folder: Path) -> Iterator[Check]:
     for name in ("metrics.jsonl", "summary.json"):  # written with the first step and at the end
         if (folder / name).is_file():
             yield _readable(folder / name)
+    yield from _checkpoints(folder / "checkpoints")
     finished = (folder / "summary.json").is_file()
     steps = _steps(folder / "metrics.jsonl")
     last = f"last step {max(steps)}" if steps else "no step yet"
@@ -344,6 +345,26 @@ def _run(folder: Path) -> Iterator[Check]:
         detail=f"{last}, {'finished' if finished else 'not finished'}",
         advice="" if finished else "the command that started it, given again, resumes it (if it is not still running)",
     )
+
+
+def _checkpoints(folder: Path) -> Iterator[Check]:
+    """Each that is not whole; the run goes on from the newest one that is."""
+    from rlvr import checkpoint
+    from rlvr.errors import DataError
+
+    try:
+        found = checkpoint.newest_first(folder)
+    except DataError as error:
+        yield Check(name="checkpoints", ok=False, detail=str(error), advice="a resumed run needs them")
+        return
+    for path in found:
+        if fault := checkpoint.verify(path):
+            yield Check(
+                name=f"checkpoint {path.name}",
+                ok=False,
+                detail=fault,
+                advice="a resumed run takes an older one; where none is whole, remove checkpoints/ to start again",
+            )
 
 
 def _readable(file: Path) -> Check:

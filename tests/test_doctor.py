@@ -38,6 +38,20 @@ def test_a_finished_run_is_well(run: Path) -> None:
     assert found(checks, "metrics.jsonl").detail == "2 lines"
 
 
+def test_damaged_checkpoints_of_a_run_are_named(run: Path) -> None:
+    import torch
+
+    from rlvr import checkpoint
+
+    for step in (1, 2):
+        checkpoint.save(run / "checkpoints", step, {"w": torch.ones(3)}, {}, keep=2)
+    assert all(check.ok for check in of_run(run))
+    (run / "checkpoints" / "000002" / "state.json").write_text("{}")
+    damaged = [check for check in of_run(run) if check.ok is False]
+    assert [(check.name, check.detail[:10]) for check in damaged] == [("checkpoint 000002", "state.json")]
+    assert "takes an older one" in damaged[0].advice
+
+
 def test_a_run_under_way_is_not_bad_and_says_how_to_go_on(run: Path) -> None:
     (run / "summary.json").unlink()
     assert all(check.ok is not False for check in of_run(run))
