@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_to_is_a_disk_error(tmp_path: Path) -> N
 def test_weights_that_are_no_adapter_are_not_written_as_one(tmp_path: Path) -> None:
     store = weights.Weights(str(tmp_path))
     with pytest.raises(EngineError, match=r"no adapter among the weights \(model.norm.weight\)"):
-        store.write_adapter([("model.norm.weight", torch.zeros(3))], 1, Lora())
+        store.write([("model.norm.weight", torch.zeros(3))], 1, Lora())
     store.close()
 
 
