@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
+from test_grouplog import no_file_beyond
 from torch import Tensor
 
 from rlvr import checkpoint, failpoints
@@ -300,19 +300,15 @@ def test_folders_and_files_of_others_are_neither_read_nor_pruned(tmp_path: Path)
     assert assert_loads(tmp_path, 2) == []
 
 
-@pytest.fixture
-def full_disk() -> Iterator[Callable[[], None]]:
-    """Call it, and no file can grow beyond 16 KiB until the test ends."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_file_that_cannot_be_written_whole_is_a_disk_error(tmp_path: Path, full_disk: Callable[[], None]) -> None:
+def test_a_file_that_cannot_be_written_whole_is_a_disk_error(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    full_disk()
+
+    def save_more() -> None:
+        with no_file_beyond(16 * 1024):
+            checkpoint.save(tmp_path, 2, {"big": torch.zeros(100_000)}, {}, keep=1)
+
     with pytest.raises(DiskError, match=f"^cannot save the checkpoint of step 2 to {tmp_path}: .*File too large"):
-        checkpoint.save(tmp_path, 2, {"big": torch.zeros(100_000)}, {}, keep=1)
+        save_more()
     assert names(tmp_path) == ["000001"]
     assert assert_loads(tmp_path, 1) == []
 

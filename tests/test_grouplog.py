@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -281,23 +282,25 @@ def test_a_kill_in_the_middle_of_a_frame_leaves_the_groups_before_it(tmp_path: P
     assert list(said.log(tmp_path).read(5, TASKS)) == ["a", "b", "c"]
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file can grow beyond 2 KiB."""
+@contextlib.contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """Bytes. Not for longer than it must be: the report of the tests may be such a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_without_room_is_told_and_leaves_nothing_torn(tmp_path: Path) -> None:
     said = Said()
     log = said.log(tmp_path)
 
     def fill_up() -> None:
-        for number in range(100):
-            log.append(5, str(number), group())
+        with no_file_beyond(2048):
+            for number in range(100):
+                log.append(5, str(number), group())
 
     with pytest.raises(DiskError, match=f"^cannot keep the groups of step 5 in {tmp_path}/groups/000005.log: File too"):
         fill_up()
