@@ -245,7 +245,7 @@ def test_what_is_not_the_run_that_was_killed_is_refused_in_one_line_and_leaves_i
         kept[path] = path.read_text()
         path.write_text(json.dumps({**json.loads(kept[path]), "schema": 2}))
     assert len(kept) == 2
-    assert "is too old for the checkpoints in " in refused(3, "killed")
+    assert "is too old for checkpoint " in refused(3, "killed")
     for path, text in kept.items():
         path.write_text(text)
 

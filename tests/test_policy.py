@@ -337,7 +337,7 @@ def test_a_missing_model_is_named_with_what_would_make_it(tmp_path: Path) -> Non
     assert refusal(tmp_path / "no" / "model", made_by=str(made_by)) == (
         f"model.path PATH does not exist yet; make it with: rlvr sft {made_by} run.dir={tmp_path / 'no'}"
     )
-    assert refusal(tmp_path / "no", made_by="far/away.yaml") == (
+    assert refusal(tmp_path / "no" / "model", made_by="far/away.yaml") == (
         "model.path PATH does not exist yet, nor can model.made_by be read: "
         f"no recipe far/away.yaml (seen from {Path.cwd()})"
     )
