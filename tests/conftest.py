@@ -58,6 +58,22 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("models") / "untied", tied=False)
 
 
+@pytest.fixture(scope="module")
+def tied(tiny_model: Path) -> Any:
+    """tiny_model, loaded; a test that changes it copies it first."""
+    from rlvr.policy import load_model
+
+    return load_model(Model(path=str(tiny_model)))[0]
+
+
+@pytest.fixture(scope="module")
+def untied(untied_model: Path) -> Any:
+    """untied_model, loaded; a test that changes it copies it first."""
+    from rlvr.policy import load_model
+
+    return load_model(Model(path=str(untied_model)))[0]
+
+
 @pytest.fixture(scope="session")
 def shared_vllm(tiny_model: Path) -> Iterator[Any]:
     """Started once; a test that wants it as it was takes vllm_engine."""

@@ -22,16 +22,6 @@ from rlvr.recipe import Model, NewModel
 LENGTHS = (9, 4, 13)
 
 
-@pytest.fixture(scope="module")
-def tied(tiny_model: Path) -> Any:
-    return policy.load_model(Model(path=str(tiny_model)))[0]
-
-
-@pytest.fixture(scope="module")
-def untied(untied_model: Path) -> Any:
-    return policy.load_model(Model(path=str(untied_model)))[0]
-
-
 def rows(lengths: tuple[int, ...] = LENGTHS, num_prompt: int = 2, vocab: int = 259) -> tuple[Tensor, Tensor]:
     """(ids_BT, mask_BT): random ids, right-padded, trained after the prompt."""
     rng = torch.Generator().manual_seed(7)

@@ -15,18 +15,8 @@ from torch import Tensor
 from rlvr import policy
 from rlvr.errors import SettingsError
 from rlvr.losses import Sums
-from rlvr.recipe import AdamW, Model, Muon
+from rlvr.recipe import AdamW, Muon
 from rlvr.trained import Trained, lr_factor
-
-
-@pytest.fixture(scope="module")
-def tied(tiny_model: Path) -> Any:
-    return policy.load_model(Model(path=str(tiny_model)))[0]
-
-
-@pytest.fixture(scope="module")
-def untied(untied_model: Path) -> Any:
-    return policy.load_model(Model(path=str(untied_model)))[0]
 
 
 def test_weights_name_a_tied_head_once_and_an_untied_one_too(tied: Any, untied: Any) -> None:
