@@ -1,10 +1,14 @@
 # Everything runs from a fresh clone: each target makes the environment it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check bench lock clean
+.PHONY: help setup setup-bench quickstart test check bench lock clean
 export PYTHON TORCH_INDEX
 
 PY := .venv/bin/python
 READY := .venv/ready
+PEERS := .venv-bench/bin/python
+PEERS_READY := .venv-bench/ready
+# Benchmarks that run beside peers, in an environment of those.
+WITH_PEERS := tests/bench/bench_loss.py
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -13,6 +17,12 @@ setup: $(READY)  ## the CPU environment in .venv (PYTHON=/path/to/python3.11 nam
 
 $(READY): requirements-cpu.lock pyproject.toml tools/setup.sh
 	@tools/setup.sh
+	@touch $@
+
+setup-bench: $(PEERS_READY)  ## the peers' environment for make bench in .venv-bench
+
+$(PEERS_READY): $(READY) requirements-bench.lock tools/setup_bench.sh
+	@tools/setup_bench.sh
 	@touch $@
 
 quickstart: setup  ## the main job end to end on the CPU, afresh, under runs/quickstart
@@ -27,12 +37,16 @@ check: setup  ## lint, types and the quick tests
 	.venv/bin/basedpyright
 	$(PY) -m pytest -m "not slow and not gpu" tests
 
-bench: setup  ## every benchmark in turn; the figures belong in docs/BENCHMARKS.md
-	@for file in $(sort $(wildcard tests/bench/bench_*.py)); do echo "== $$file"; $(PY) $$file || exit 1; done
+bench: setup setup-bench  ## every benchmark in turn; the figures belong in docs/BENCHMARKS.md
+	@for file in $(sort $(wildcard tests/bench/bench_*.py)); do \
+		case " $(WITH_PEERS) " in *" $$file "*) python=$(PEERS);; *) python=$(PY);; esac; \
+		echo "== $$file"; $$python $$file || exit 1; \
+	done
 	@echo "Figures above; docs/BENCHMARKS.md holds those of record, with machine and command."
 
-lock:  ## requirements-cpu.lock anew from pyproject.toml, with the newest versions that fit
+lock:  ## requirements-cpu.lock and -bench.lock anew from pyproject.toml, with the newest versions that fit
 	@tools/lock.sh
+	@tools/lock_bench.sh
 
 clean:  ## build products and caches away; .venv and runs stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .venv-lock

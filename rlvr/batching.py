@@ -13,7 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlvr.types import Group
+from rlvr.types import Group, Part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Of one optimizer step over all its micro-batches and ranks: what its sums are divided by."""
+
+    tokens: int
+    """Trained ones."""
+    sequences: int
+    """With at least one trained token."""
+    prompts: int
+    """Groups with at least one trained token."""
+    tokens_P: Tensor
+    """int64, trained tokens of each group."""
+    positive_tokens: int = 0
+    """Trained tokens of rows that earned more than loss.positive_above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +54,60 @@ class Batch:
     adv_BT: Tensor | None = None
     returns_BT: Tensor | None = None
     values_BT: Tensor | None = None
+    entropy_BT: Tensor | None = None
+    """Of the policy before the step, nats, for advantage.top_entropy."""
+    greedy_B: Tensor | None = None
+    """float64, what a greedy completion of the row's task earned, for advantage.kind: greedy."""
+    part_BK: Tensor | None = None
+    """float64, the row's score by each part of the reward, NaN where it has none, for advantage.kind: gdpo."""
+    counts: Counts | None = None
+    """Of the optimizer step that the rows belong to; None: they are all of it."""
+
+    @classmethod
+    def of(
+        cls,
+        ids_BT: Tensor,
+        mask_BT: Tensor,
+        *,
+        adv: Tensor,
+        old_logp_BT: Tensor | None = None,
+        ref_logp_BT: Tensor | None = None,
+        sampler_logp_BT: Tensor | None = None,
+        reward_B: Tensor | None = None,
+        group_B: Tensor | None = None,
+        counts: Counts | None = None,
+    ) -> Batch:
+        """What a loss needs, from another loop's tensors; adv: of each token [B, T] or of each row [B].
+
+        Settings that read what was left out (the sampler's log-probabilities, rewards) answer with an error. Without
+        group_B every row is a group of its own.
+        """
+        if ids_BT.ndim != 2 or mask_BT.shape != ids_BT.shape:
+            raise ValueError(
+                f"mask_BT must have the shape of ids_BT [B, T], got {tuple(mask_BT.shape)} and {tuple(ids_BT.shape)}"
+            )
+        B, T = ids_BT.shape
+        if adv.shape not in ((B,), (B, T)):
+            raise ValueError(f"adv must have shape {(B,)} or {(B, T)}, got {tuple(adv.shape)}")
+        unknown = torch.full((), torch.nan, device=ids_BT.device)
+        return cls(
+            ids_BT=ids_BT,
+            mask_BT=mask_BT.bool(),
+            length_B=torch.full((B,), T, device=ids_BT.device),
+            group_B=torch.arange(B, device=ids_BT.device) if group_B is None else group_B,
+            reward_B=unknown.double().expand(B) if reward_B is None else reward_B,
+            sampler_logp_BT=unknown.expand(B, T) if sampler_logp_BT is None else sampler_logp_BT,
+            old_logp_BT=old_logp_BT,
+            ref_logp_BT=ref_logp_BT,
+            adv_BT=adv[:, None].expand(B, T) if adv.ndim == 1 else adv,
+            counts=counts,
+        )
+
+    @property
+    def predicts_BT(self) -> Tensor:
+        """bool, True where the model's hidden state is what predicts a trained token, one place before it:
+        hidden_ND = hidden_BTD[batch.predicts_BT] are the rows that fused_policy_loss() takes."""
+        return torch.cat([self.mask_BT[:, 1:], torch.zeros_like(self.mask_BT[:, :1])], dim=1)
 
     @property
     def num_tokens(self) -> int:
@@ -51,19 +121,19 @@ class Batch:
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at `index` (int64 or bool), cut to the longest of them."""
-        picked = {f.name: getattr(self, f.name) for f in fields(self)}
-        picked = {name: None if value is None else value[index] for name, value in picked.items()}
+        picked = {name: value[index] for name, value in self.tensors().items()}
         longest = int(picked["length_B"].max()) if len(picked["length_B"]) else 0
-        cut = {name: v[:, :longest] for name, v in picked.items() if name.endswith("_BT") and v is not None}
-        return Batch(**{**picked, **cut})
+        cut = {name: value[:, :longest] for name, value in picked.items() if name.endswith("_BT")}
+        return replace(self, **{**picked, **cut})
 
     def to(self, device: torch.device | str) -> Batch:
-        return replace(self, **{name: value.to(device) for name, value in self.tensors().items()})
+        counts = self.counts and replace(self.counts, tokens_P=self.counts.tokens_P.to(device))
+        return replace(self, counts=counts, **{name: value.to(device) for name, value in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """Those that are set, by name."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in named.items() if value is not None}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
 
     def micro(self, max_tokens: int) -> Iterator[Tensor]:
         """Row indices of micro-batches, see micro_batches()."""
@@ -85,11 +155,13 @@ def micro_batches(length_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
             start = end
 
 
-def make_batch(groups: Sequence[Group], *, filter_truncated: bool = False) -> Batch:
+def make_batch(groups: Sequence[Group], *, filter_truncated: bool = False, parts: Sequence[Part] = ()) -> Batch:
     """One row per judged rollout, in the groups' order. ValueError where there is none.
 
     A row without trained tokens counts for its siblings' baseline alone: one without a completion, and, with
     `filter_truncated`, one that was cut at max_tokens, https://arxiv.org/abs/2503.14476 section 3.4.
+    Groups with a greedy completion give greedy_B (ValueError where one of them has none, or it was not judged), `parts`
+    give part_BK.
     """
     rows = [
         (number, group.prompt_ids, rollout)
@@ -119,4 +191,29 @@ def make_batch(groups: Sequence[Group], *, filter_truncated: bool = False) -> Ba
         group_B=torch.tensor([number for number, _, _ in rows]),
         reward_B=torch.tensor([rollout.reward for _, _, rollout in rows], dtype=torch.float64),
         sampler_logp_BT=torch.from_numpy(logp_BT),
+        greedy_B=_greedy_B(groups, [number for number, _, _ in rows]),
+        part_BK=_part_BK(groups, parts) if parts else None,
     )
+
+
+def _greedy_B(groups: Sequence[Group], group_B: Sequence[int]) -> Tensor | None:
+    """None where no group has a greedy completion."""
+    if all(group.greedy is None for group in groups):
+        return None
+    earned_P = [None if group.greedy is None else group.greedy.reward for group in groups]
+    for number, earned in enumerate(earned_P):
+        if earned is None:
+            what = "has none" if groups[number].greedy is None else "has one without a reward"
+            raise ValueError(f"groups must all have a judged greedy completion, or none of them; group {number} {what}")
+    return torch.tensor([earned_P[number] for number in group_B], dtype=torch.float64)
+
+
+def _part_BK(groups: Sequence[Group], parts: Sequence[Part]) -> Tensor:
+    """NaN where a part counts as nothing."""
+    scores_BK = [
+        scores_K
+        for group in groups
+        for rollout, scores_K in zip(group.rollouts, group.scores_by_part(parts), strict=True)
+        if rollout.reward is not None
+    ]
+    return torch.from_numpy(np.array(scores_BK, dtype=np.float64))  # None becomes NaN

@@ -210,6 +210,8 @@ def _pack(run: str, key: str, group: Group) -> bytes:
         "prompt_ids": group.prompt_ids,
         "rollouts": [_rollout_fields(rollout) for rollout in group.rollouts],
     }
+    if group.greedy is not None:
+        values["greedy"] = _rollout_fields(group.greedy)
     # not as ASCII: two lone surrogates that happen to stand side by side would come back as one character
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
@@ -242,8 +244,12 @@ def _unpack(values: dict[str, Any], tasks: Mapping[str, Task], path: Path) -> tu
             f"{path}: task {values['task']!r} {what}; bring the rows back that the run began with, or set another "
             "run.dir"
         )
-    rollouts = tuple(_rollout(fields) for fields in values["rollouts"])
-    return values["key"], Group(task=task, prompt_ids=tuple(values["prompt_ids"]), rollouts=rollouts)
+    return values["key"], Group(
+        task=task,
+        prompt_ids=tuple(values["prompt_ids"]),
+        rollouts=tuple(_rollout(fields) for fields in values["rollouts"]),
+        greedy=_rollout(values["greedy"]) if "greedy" in values else None,
+    )
 
 
 def _rollout(fields: dict[str, Any]) -> Rollout:

@@ -1,20 +1,26 @@
 """The dense reference of every loss: log-probabilities in, sums and counts out; the loop divides.
 
-B sequences, T tokens.
+Which loss it is are settings (recipe.Loss, recipe.Kl); presets.py has the papers' ones. fused.py takes its coefficients
+from here, so that each formula stands once. B sequences, T tokens, N trained tokens one after the other, P prompts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlvr.batching import Batch
-from rlvr.recipe import Kl, Loss
+from rlvr.batching import Batch, Counts
+from rlvr.errors import NonFiniteError
+from rlvr.recipe import Correction, Kl, Loss
 
 MAX_LOG_RATIO = 20.0
 """Keeps exp() finite where the sampler and the policy disagree badly."""
+_NO_KL = Kl()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,108 +30,476 @@ class Sums:
     loss: Tensor
     """Scalar with gradient, a sum: divide by divisor() of the whole optimizer step."""
     tokens: int
+    """Trained ones."""
     sequences: int
+    """With at least one trained token."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Sums over trained tokens (no gradient); divide by the step's tokens. clip_ratio/*: those with no gradient by
-    clipping; ratio/overflow: those whose log ratio is beyond MAX_LOG_RATIO; kl: nats."""
+    """Sums over the scored tokens (no gradient); divide by their number. clip_ratio/*: those with no gradient by
+    clipping; ratio/overflow: those whose log ratio is beyond MAX_LOG_RATIO; kl and entropy: nats;
+    correction/dropped, opsm/dropped: those that left the loss."""
+    scored: int = 0
+    """Trained tokens whose log-probability was computed: fewer than `tokens` where some carry no gradient."""
+    logp_BT: Tensor | None = None
+    """Of the scored tokens, nats, no gradient; 0 elsewhere."""
+    scored_BT: Tensor | None = None
+    """bool"""
 
 
-def policy_loss(logp_BT: Tensor, batch: Batch, loss: Loss, kl: Kl | None = None) -> Sums:
-    """L = -min(r A, clip(r, 1 - low, 1 + high) A) + coef * KL, summed by `loss.aggregate`. `loss.ratio` says what r is:
+def policy_loss(
+    logp_BT: Tensor, batch: Batch, loss: Loss, kl: Kl = _NO_KL, *, entropy_BT: Tensor | None = None
+) -> Sums:
+    """sum over trained tokens of weight * (surrogate * correction + kl.coef * KL - entropy_coef * entropy + NLL).
 
-    token: exp(logp - old_logp), https://arxiv.org/abs/1707.06347 eq. 7
-    sequence: exp(mean of logp - old_logp over the row's trained tokens), https://arxiv.org/abs/2507.18071 eq. 5 to 7;
-    each token of the row counts as one term, so that `aggregate: sequence` makes the paper's one term per row of it
-
-    logp_BT: nats, of ids_BT under the policy, with gradient; only columns with mask_BT count, whatever stands in the
-    others. Without batch.old_logp_BT the old policy is the policy itself (r = 1, its gradient stays). What is not
-    finite at a trained token makes the loss NaN or infinite, never a number.
-    ValueError where batch.adv_BT is missing or shapes differ.
+    The weight is loss.aggregate's, the rest is described at the settings; formulas and sources: surrogate().
+    logp_BT: nats, of ids_BT under the policy at the sampling temperature, with gradient; entropy_BT: nats, of the
+    distributions that ids_BT were drawn from, with gradient, needed where entropy_coef > 0. Only columns with mask_BT
+    count, whatever stands in the others. Without batch.old_logp_BT the old policy is the policy itself (r = 1, its
+    gradient stays). ValueError where something that the settings read is missing or has another shape; NonFiniteError
+    that names the row where a trained token's number is not finite.
     """
-    if batch.adv_BT is None:
-        raise ValueError("batch.adv_BT must be set before policy_loss, got None")
     mask_BT = batch.mask_BT
-    if logp_BT.shape != mask_BT.shape:
-        raise ValueError(f"logp_BT must have the batch's shape {tuple(mask_BT.shape)}, got {tuple(logp_BT.shape)}")
-    # masked before anything is computed: in a backward pass 0 * NaN is NaN
-    logp_BT, adv_BT = _masked(logp_BT, mask_BT), _masked(batch.adv_BT, mask_BT)
-    old_BT = logp_BT.detach() if batch.old_logp_BT is None else _masked(batch.old_logp_BT, mask_BT)
-    log_ratio_BT = logp_BT - old_BT
-    if loss.ratio == "sequence":
-        log_ratio_BT = (log_ratio_BT.sum(dim=1) / _num_trained_B(mask_BT))[:, None].expand_as(mask_BT)
-    ratio_BT = _bounded(log_ratio_BT).exp()
-    clipped_BT = ratio_BT.clamp(1 - loss.clip.low, 1 + loss.clip.high)
-    loss_BT = -torch.minimum(ratio_BT * adv_BT, clipped_BT * adv_BT)
-    metrics = _clip_metrics(ratio_BT, adv_BT, mask_BT, loss)
-    metrics["ratio/overflow"] = _masked_sum(log_ratio_BT.abs() > MAX_LOG_RATIO, mask_BT)
-    if kl is not None and kl.coef > 0 and kl.where == "loss":
-        if batch.ref_logp_BT is None:
-            raise ValueError("batch.ref_logp_BT must be set where kl.coef > 0, got None")
-        kl_BT = kl_estimate(logp_BT, _masked(batch.ref_logp_BT, mask_BT), kl.kind or "k2")
-        loss_BT = loss_BT + kl.coef * kl_BT
-        metrics["kl"] = _masked_sum(kl_BT, mask_BT)
-    total = _total(_masked(loss_BT, mask_BT), mask_BT, loss)
-    return Sums(loss=total, tokens=batch.num_tokens, sequences=batch.num_sequences, metrics=metrics)
+    for name, value_BT in (("logp_BT", logp_BT), ("entropy_BT", entropy_BT)):
+        if value_BT is not None and value_BT.shape != mask_BT.shape:
+            raise ValueError(f"{name} must have the batch's shape {tuple(mask_BT.shape)}, got {tuple(value_BT.shape)}")
+    tokens = flatten(batch, loss, kl)
+    logp_N = logp_BT[mask_BT]
+    check_finite(logp_N, "logp_BT", mask_BT)
+    entropy_N = None if entropy_BT is None else entropy_BT[mask_BT]
+    if entropy_N is not None:
+        check_finite(entropy_N, "entropy_BT", mask_BT)
+    total, metrics = total_loss(logp_N, entropy_N, tokens, loss, kl)
+    return Sums(
+        loss=total,
+        tokens=batch.num_tokens,
+        sequences=batch.num_sequences,
+        metrics={name: float(value) for name, value in metrics.items()},
+        scored=len(logp_N),
+        logp_BT=torch.where(mask_BT, logp_BT.detach(), 0.0),
+        scored_BT=mask_BT,
+    )
 
 
-def kl_estimate(logp_BT: Tensor, ref_logp_BT: Tensor, kind: str) -> Tensor:
-    """Per-token estimate of KL(policy || reference) from the policy's samples, d = ref - logp.
+def value_loss(values_BT: Tensor, batch: Batch, clip: float | None = None, aggregate: str = "token") -> Sums:
+    """sum over trained tokens of weight * max((V - R)^2, (clip(V, V_old +- clip) - R)^2) / 2.
 
-    k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d. http://joschu.net/blog/kl-approx.html
-    As a loss on fresh samples only k2 has the gradient of that divergence; k3 has that of KL(reference || policy).
+    values_BT: the critic's, with gradient; batch.values_BT: those before the step; batch.returns_BT: R. Without `clip`
+    the sum of (V - R)^2 / 2. As PPO2's, verl's and OpenRLHF's. ValueError where something is missing.
     """
-    d_BT = _bounded(ref_logp_BT - logp_BT)
-    if kind == "k1":
-        return -d_BT
-    if kind == "k2":
-        return d_BT.square() / 2
-    if kind == "k3":
-        return torch.expm1(d_BT) - d_BT
-    raise ValueError(f"kind must be k1, k2 or k3, got {kind!r}")
+    mask_BT = batch.mask_BT
+    if values_BT.shape != mask_BT.shape:
+        raise ValueError(f"values_BT must have the batch's shape {tuple(mask_BT.shape)}, got {tuple(values_BT.shape)}")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip must be positive, got {clip:g}")
+    return_N = _column(batch, "returns_BT", "value_loss")
+    value_N = values_BT[mask_BT]
+    check_finite(value_N, "values_BT", mask_BT)
+    square_N = (value_N - return_N).square()
+    metrics = {}
+    if clip is not None:
+        old_N = _column(batch, "values_BT", "value_loss with clip")
+        clipped_N = (old_N + (value_N - old_N).clamp(-clip, clip) - return_N).square()
+        metrics["vf_clip_ratio"] = float((clipped_N > square_N).sum())
+        square_N = torch.maximum(square_N, clipped_N)
+    weight_N = _weights(batch, Loss.model_validate({"aggregate": aggregate}))
+    return Sums(
+        loss=(weight_N * square_N).sum() / 2,
+        tokens=batch.num_tokens,
+        sequences=batch.num_sequences,
+        metrics=metrics,
+        scored=len(value_N),
+    )
 
 
-def divisor(num_tokens: int, num_sequences: int, loss: Loss, max_tokens: int) -> float:
-    """What the loss sums of one optimizer step are divided by, from counts over all its micro-batches and ranks.
+# --- counts ----------------------------------------------------------------------------------------------------------
 
-    token: trained tokens; sequence: sequences with a trained token; constant: those * max_tokens (Dr. GRPO).
-    ValueError where there is none.
+
+def count(batch: Batch, loss: Loss) -> Counts:
+    """Of a whole optimizer step, before it is split over micro-batches and ranks, which then carry it: batch.counts."""
+    row_tokens_B = batch.mask_BT.sum(dim=1)
+    num_groups = int(batch.group_B.max()) + 1 if len(batch.group_B) else 0
+    tokens_P = row_tokens_B.new_zeros(num_groups).index_add(0, batch.group_B, row_tokens_B)
+    positive_tokens = 0
+    if loss.positive_nll > 0:
+        if not bool(batch.reward_B.isfinite().all()):
+            raise ValueError("batch.reward_B must be finite where loss.positive_nll > 0, got NaN or infinity")
+        positive_tokens = int(row_tokens_B[batch.reward_B > loss.positive_above].sum())
+    return Counts(
+        tokens=int(row_tokens_B.sum()),
+        sequences=int((row_tokens_B > 0).sum()),
+        prompts=int((tokens_P > 0).sum()),
+        tokens_P=tokens_P,
+        positive_tokens=positive_tokens,
+    )
+
+
+def divisor(counts: Counts, loss: Loss, max_tokens: int | None = None) -> float:
+    """What the loss sums of one optimizer step are divided by, over all its micro-batches and ranks.
+
+    token: trained tokens; sequence, sequence_sum: sequences with a trained token; prompt: prompts with one; constant:
+    those sequences * max_tokens (Dr. GRPO). ValueError where there is none.
     """
-    count = {"token": num_tokens, "sequence": num_sequences, "constant": num_sequences * max_tokens}[loss.aggregate]
-    if count < 1:
-        raise ValueError(f"the divisor for aggregate={loss.aggregate!r} must be positive, got {count}")
-    return float(count)
+    if loss.aggregate == "constant" and (max_tokens is None or max_tokens < 1):
+        raise ValueError(f"max_tokens must be at least 1 for aggregate='constant', got {max_tokens}")
+    number = {
+        "token": counts.tokens,
+        "sequence": counts.sequences,
+        "sequence_sum": counts.sequences,
+        "prompt": counts.prompts,
+        "constant": counts.sequences * (max_tokens or 0),
+    }[loss.aggregate]
+    if number < 1:
+        raise ValueError(f"the divisor for aggregate={loss.aggregate!r} must be positive, got {number}")
+    return float(number)
 
 
-def _total(loss_BT: Tensor, mask_BT: Tensor, loss: Loss) -> Tensor:
-    """Sum over tokens, or over the rows' means; 0 where mask is False."""
+# --- tokens one after the other --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Trained tokens row by row, with what the loss reads of each."""
+
+    row_N: Tensor
+    """int64, number of the token's row in the batch."""
+    in_row_N: Tensor
+    """int64, trained tokens of that row."""
+    weight_N: Tensor
+    """float64, of the token in the sum, by loss.aggregate."""
+    adv_N: Tensor
+    old_N: Tensor | None = None
+    """None: the policy itself."""
+    ref_N: Tensor | None = None
+    sampler_N: Tensor | None = None
+    nll_N: Tensor | None = None
+    """float64, weight of -log p in the sum."""
+    correction_N: Tensor | None = None
+    """Weight by loss.correction where the old policy's log-probabilities are known before."""
+    kept_N: Tensor | None = None
+    """bool, False where the correction's mask drops the token."""
+    num_rows: int
+
+    def pick(self, index: Tensor | slice) -> Tokens:
+        """Some of the tokens; their rows must be whole where the loss looks at whole rows, see is_token_local()."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value[index] for name, value in columns.items() if isinstance(value, Tensor)})
+
+    def over_row(self, value_N: Tensor, level: str = "geometric") -> Tensor:
+        """Of each token the sum over its row (level sequence), or the mean (geometric); of token itself."""
+        if level == "token":
+            return value_N
+        sum_N = value_N.new_zeros(self.num_rows).index_add(0, self.row_N, value_N)[self.row_N]
+        return sum_N if level == "sequence" else sum_N / self.in_row_N
+
+
+def flatten(batch: Batch, loss: Loss, kl: Kl = _NO_KL) -> Tokens:
+    """The trained tokens of a batch. ValueError where there is none, or something that the settings read is missing."""
+    row_N, _ = batch.mask_BT.nonzero(as_tuple=True)
+    if not len(row_N):
+        raise ValueError(f"mask_BT must be True somewhere, got none of {tuple(batch.mask_BT.shape)}")
+    has_old = loss.anchor == "sampler" or batch.old_logp_BT is not None
+    old = "sampler_logp_BT" if loss.anchor == "sampler" else "old_logp_BT"
+    has_sampler = loss.correction is not None or loss.opsm is not None
+    has_ref = kl.coef > 0 and kl.where == "loss"
+    tokens = Tokens(
+        row_N=row_N,
+        in_row_N=batch.mask_BT.sum(dim=1)[row_N],
+        weight_N=_weights(batch, loss),
+        adv_N=_column(batch, "adv_BT", "policy_loss"),
+        old_N=_column(batch, old, "loss.anchor: sampler") if has_old else None,
+        ref_N=_column(batch, "ref_logp_BT", "kl.coef > 0") if has_ref else None,
+        sampler_N=_column(batch, "sampler_logp_BT", "loss.correction or loss.opsm") if has_sampler else None,
+        nll_N=_nll_weights(batch, loss) if loss.positive_nll > 0 else None,
+        num_rows=len(batch.mask_BT),
+    )
+    if loss.correction is None or tokens.old_N is None:
+        return tokens
+    weight_N, kept_N = _correction(tokens.old_N, tokens, loss.correction)  # here rows are whole
+    return replace(tokens, correction_N=weight_N, kept_N=kept_N)
+
+
+def is_token_local(loss: Loss, tokens: Tokens) -> bool:
+    """Whether a token's gradient depends on its own log-probability alone, and on no other of its row."""
+    correction = loss.correction
+    levels = set()
+    if correction is not None and tokens.old_N is None:  # otherwise it is known before
+        levels = {correction.weight or "token", correction.mask.level if correction.mask else "token"}
+    return (
+        loss.ratio == "token" and loss.surrogate not in ("gmpo", "vespo") and loss.opsm is None and levels <= {"token"}
+    )
+
+
+def carries_gradient(tokens: Tokens, loss: Loss, kl: Kl = _NO_KL) -> Tensor:
+    """bool [N]: False of tokens whose loss and gradient are 0 whatever their log-probability is.
+
+    Those have no advantage or were masked by the correction, and no term of KL, entropy or NLL. Where the loss looks at
+    whole rows, a row is dropped as a whole.
+    """
+    if loss.entropy_coef > 0 or (kl.coef > 0 and kl.where == "loss"):
+        return torch.ones_like(tokens.adv_N, dtype=torch.bool)
+    carries_N = tokens.adv_N != 0
+    if tokens.correction_N is not None:
+        carries_N &= tokens.correction_N != 0
+    if tokens.nll_N is not None:
+        carries_N |= tokens.nll_N != 0
+    return carries_N if is_token_local(loss, tokens) else tokens.over_row(carries_N.float(), "sequence") > 0
+
+
+def check_finite(value_N: Tensor, name: str, mask_BT: Tensor) -> None:
+    """NonFiniteError that names the first trained token whose value is NaN or infinite."""
+    finite_N = value_N.isfinite()
+    if not bool(finite_N.all()):
+        place = int((~finite_N).nonzero()[0, 0])
+        row, column = mask_BT.nonzero()[place].tolist()
+        raise NonFiniteError(
+            f"{name} must be finite at trained tokens, got {float(value_N[place]):g} in row {row}, column {column}"
+        )
+
+
+def _column(batch: Batch, name: str, needed_by: str) -> Tensor:
+    """Of the trained tokens."""
+    value_BT = getattr(batch, name)
+    if value_BT is None:
+        raise ValueError(f"batch.{name} must be set for {needed_by}, got None")
+    if value_BT.shape != batch.mask_BT.shape:
+        raise ValueError(
+            f"batch.{name} must have the shape of mask_BT {tuple(batch.mask_BT.shape)}, got {tuple(value_BT.shape)}"
+        )
+    value_N = value_BT[batch.mask_BT]
+    check_finite(value_N, f"batch.{name}", batch.mask_BT)
+    return value_N
+
+
+def _weights(batch: Batch, loss: Loss) -> Tensor:
+    """float64 [N]"""
+    in_row_B = batch.mask_BT.sum(dim=1)
     if loss.aggregate == "sequence":
-        return (loss_BT.sum(dim=1) / _num_trained_B(mask_BT)).sum()
-    return loss_BT.sum()
+        weight_B = 1 / in_row_B.clamp(min=1).double()
+    elif loss.aggregate == "prompt":
+        tokens_P = (batch.counts or count(batch, loss)).tokens_P
+        weight_B = 1 / tokens_P[batch.group_B].clamp(min=1).double()
+    else:
+        weight_B = torch.ones_like(in_row_B, dtype=torch.float64)
+    return weight_B.repeat_interleave(in_row_B)
 
 
-def _num_trained_B(mask_BT: Tensor) -> Tensor:
-    """At least 1, so that a row without trained tokens divides 0 by something."""
-    return mask_BT.sum(dim=1).clamp(min=1)
+def _nll_weights(batch: Batch, loss: Loss) -> Tensor:
+    """float64 [N]: divided by divisor(), they are a mean over the step's tokens of positive rows."""
+    counts = batch.counts or count(batch, loss)
+    whole = divisor(counts, loss) * loss.positive_nll / max(1, counts.positive_tokens)
+    weight_B = torch.where(batch.reward_B > loss.positive_above, whole, 0.0).double()
+    return weight_B.repeat_interleave(batch.mask_BT.sum(dim=1))
 
 
-def _bounded(difference_BT: Tensor) -> Tensor:
+# --- the formulas ----------------------------------------------------------------------------------------------------
+
+
+def total_loss(
+    logp_N: Tensor, entropy_N: Tensor | None, tokens: Tokens, loss: Loss, kl: Kl = _NO_KL
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(scalar sum with gradient to logp_N and entropy_N, metrics: sums over tokens without gradient)"""
+    if loss.entropy_coef > 0 and entropy_N is None:
+        raise ValueError(f"entropy must be given where loss.entropy_coef > 0 ({loss.entropy_coef:g}), got None")
+    old_N = logp_N.detach() if tokens.old_N is None else tokens.old_N
+    log_ratio_N = logp_N - old_N
+    if loss.ratio != "token":
+        mean_N = tokens.over_row(log_ratio_N)
+        # in value the row's mean, in gradient each token's own
+        log_ratio_N = mean_N if loss.ratio == "sequence" else mean_N.detach() + (logp_N - logp_N.detach())
+    bounded_N = _bounded(log_ratio_N)
+    at = _At(logp_N, old_N, bounded_N, bounded_N.exp(), tokens.adv_N, tokens, loss)
+    loss_N, low_N, high_N = SURROGATES[loss.surrogate](at)
+    with torch.no_grad():
+        metrics = {
+            "clip_ratio/low_mean": low_N.sum(),
+            "clip_ratio/high_mean": high_N.sum(),
+            "clip_ratio/region_mean": (low_N | high_N).sum(),
+            "ratio/overflow": (log_ratio_N.abs() > MAX_LOG_RATIO).sum(),
+        }
+    if loss.correction is not None:
+        weight_N, kept_N = _correction(old_N, tokens, loss.correction)
+        loss_N = loss_N * weight_N
+        metrics["correction/weight"] = weight_N.sum()
+        metrics["correction/dropped"] = (~kept_N).sum()
+    if loss.opsm is not None:
+        assert tokens.sampler_N is not None
+        dropped_N = (tokens.adv_N < 0) & (tokens.over_row(tokens.sampler_N - logp_N.detach()) > loss.opsm)
+        loss_N = torch.where(dropped_N, 0.0, loss_N)
+        metrics["opsm/dropped"] = dropped_N.sum()
+    if tokens.ref_N is not None:
+        kl_N = kl_estimate(logp_N, tokens.ref_N, kl.kind or ("k1" if kl.weighted else "k2"))
+        metrics["kl"] = kl_N.detach().sum()
+        loss_N = loss_N + kl.coef * (kl_N * at.ratio_N if kl.weighted else kl_N)
+    if entropy_N is not None:
+        metrics["entropy"] = entropy_N.detach().sum()
+        if loss.entropy_coef > 0:
+            loss_N = loss_N - loss.entropy_coef * entropy_N
+    total = (tokens.weight_N * loss_N).sum()
+    if tokens.nll_N is not None:
+        total = total - (tokens.nll_N * logp_N).sum()
+        metrics["positive_nll"] = torch.where(tokens.nll_N > 0, -logp_N.detach(), 0.0).sum()
+    return total, metrics
+
+
+class _At(NamedTuple):
+    """What a surrogate is made of, for N tokens."""
+
+    logp_N: Tensor
+    old_N: Tensor
+    log_ratio_N: Tensor
+    """Of the kind that loss.ratio says, within MAX_LOG_RATIO."""
+    ratio_N: Tensor
+    adv_N: Tensor
+    tokens: Tokens
+    loss: Loss
+
+
+Surrogate = Callable[[_At], tuple[Tensor, Tensor, Tensor]]
+"""(loss [N], bool [N] of tokens that were clipped from below, bool [N] from above)"""
+
+
+def _clip(at: _At) -> tuple[Tensor, Tensor, Tensor]:
+    """L = -min(r A, clip(r, 1 - low, 1 + high) A), https://arxiv.org/abs/1707.06347 eq. 7; with clip.dual at least
+    -dual A where A < 0, https://arxiv.org/abs/1912.09729 eq. 3. A ratio over the sequence makes it GSPO's,
+    https://arxiv.org/abs/2507.18071 eq. 5: each token of the row then counts as one term."""
+    clip, ratio_N, adv_N = at.loss.clip, at.ratio_N, at.adv_N
+    clipped_N = ratio_N.clamp(1 - clip.low, 1 + clip.high)
+    free_N = ratio_N if clip.dual is None else ratio_N.clamp(max=clip.dual)
+    low_N = (ratio_N < 1 - clip.low) & (adv_N < 0)
+    high_N = (ratio_N > 1 + clip.high) & (adv_N > 0)
+    if clip.dual is not None:
+        high_N = high_N | ((ratio_N > clip.dual) & (adv_N < 0))
+    return -torch.minimum(free_N * adv_N, clipped_N * adv_N), low_N, high_N
+
+
+def _cispo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
+    """L = -sg(clip(r, 1 - low, 1 + high)) A log p, https://arxiv.org/abs/2506.13585 eq. 4: no token loses all."""
+    low, high = 1 - at.loss.clip.low, 1 + at.loss.clip.high
+    weight_N = at.ratio_N.detach().clamp(low, high)
+    return -weight_N * at.adv_N * at.logp_N, at.ratio_N < low, at.ratio_N > high
+
+
+def _gmpo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
+    """L = -A exp(mean over the row of d), d the log ratio clipped to [-low, high] on the side that A moves it to,
+    https://arxiv.org/abs/2507.20673 eq. 4; each token of the row counts as one term."""
+    clip, sign_N = at.loss.clip, at.adv_N.sign()
+    clipped_N = at.log_ratio_N.clamp(-clip.low, clip.high)
+    bound_N = sign_N * torch.minimum(sign_N * at.log_ratio_N, sign_N * clipped_N)
+    low_N = (at.log_ratio_N < -clip.low) & (at.adv_N < 0)
+    high_N = (at.log_ratio_N > clip.high) & (at.adv_N > 0)
+    return -at.adv_N * at.tokens.over_row(bound_N).exp(), low_N, high_N
+
+
+def _sapo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
+    """L = -A sigmoid(tau (r - 1)) 4 / tau, https://arxiv.org/abs/2511.20347 eq. 6"""
+    tau_N = torch.where(at.adv_N > 0, at.loss.sapo.tau_pos, at.loss.sapo.tau_neg).to(at.ratio_N.dtype)
+    gate_N = torch.sigmoid(tau_N * (at.ratio_N - 1)) * 4 / tau_N
+    return -at.adv_N * gate_N, *_unclipped(at)
+
+
+def _vespo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
+    """L = -sg(phi(w)) A log p, w the product of the row's ratios, phi(w) = e^lambda w^k e^(-lambda w),
+    https://arxiv.org/abs/2602.10693; log w is held within [log 1e-8, 20] as TRL does."""
+    vespo, is_good_N = at.loss.vespo, at.adv_N > 0
+    log_w_N = at.tokens.over_row(at.log_ratio_N.detach(), "sequence").clamp(math.log(1e-8), MAX_LOG_RATIO)
+    k_N = torch.where(is_good_N, vespo.k_pos, vespo.k_neg).to(log_w_N.dtype)
+    lambda_N = torch.where(is_good_N, vespo.lambda_pos, vespo.lambda_neg).to(log_w_N.dtype)
+    phi_N = (lambda_N + k_N * log_w_N - lambda_N * log_w_N.exp()).exp()
+    return -phi_N * at.adv_N * at.logp_N, *_unclipped(at)
+
+
+def _dppo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
+    """L = -A r where p has not yet moved from the old p by more than dppo.high (A > 0) or -dppo.low (A < 0), else 0,
+    https://arxiv.org/abs/2602.04879"""
+    dppo, moved_N = at.loss.dppo, at.logp_N.detach().exp() - at.old_N.exp()
+    high_N = (moved_N > dppo.high) & ((at.adv_N > 0) | dppo.any_sign)
+    low_N = (moved_N < -dppo.low) & ((at.adv_N < 0) | dppo.any_sign)
+    return torch.where(low_N | high_N, 0.0, -at.adv_N * at.ratio_N), low_N, high_N
+
+
+def _reinforce(at: _At) -> tuple[Tensor, Tensor, Tensor]:
+    """L = -A log p, https://doi.org/10.1007/BF00992696"""
+    return -at.adv_N * at.logp_N, *_unclipped(at)
+
+
+def _unclipped(at: _At) -> tuple[Tensor, Tensor]:
+    none_N = torch.zeros_like(at.adv_N, dtype=torch.bool)
+    return none_N, none_N
+
+
+SURROGATES: dict[str, Surrogate] = {
+    "clip": _clip,
+    "cispo": _cispo,
+    "gmpo": _gmpo,
+    "sapo": _sapo,
+    "vespo": _vespo,
+    "dppo": _dppo,
+    "reinforce": _reinforce,
+}
+
+
+def kl_estimate(logp_N: Tensor, ref_logp_N: Tensor, kind: str) -> Tensor:
+    """Per-token estimate of KL(policy || reference) from the policy's samples, d = ref - logp; any shape.
+
+    k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d, http://joschu.net/blog/kl-approx.html; k3+: k3 in value, k2 in gradient;
+    abs = |d|. As a loss on fresh samples only k2 and k3+ have the gradient of that divergence; k3 has that of
+    KL(reference || policy), and k1 one whose mean is 0.
+    """
+    d_N = _bounded(ref_logp_N - logp_N)
+    if kind == "k1":
+        return -d_N
+    if kind == "k2":
+        return d_N.square() / 2
+    if kind == "k3":
+        return torch.expm1(d_N) - d_N
+    if kind == "k3+":
+        k2_N = d_N.square() / 2
+        return k2_N + (torch.expm1(d_N) - d_N - k2_N).detach()
+    if kind == "abs":
+        return d_N.abs()
+    raise ValueError(f"kind must be k1, k2, k3, k3+ or abs, got {kind!r}")
+
+
+def correction_weights(old_logp_BT: Tensor, sampler_logp_BT: Tensor, mask_BT: Tensor, correction: Correction) -> Tensor:
+    """[B, T]: rho = exp(old - sampler), by correction.weight of each token, of the whole row, or its geometric mean.
+
+    At most correction.cap, https://fengyao.notion.site/off-policy-rl; 0 where correction.mask drops the token (IcePop,
+    https://arxiv.org/abs/2510.18855) or the row, and where mask_BT is False. No gradient.
+    """
+    row_N, _ = mask_BT.nonzero(as_tuple=True)
+    in_row_N = mask_BT.sum(dim=1)[row_N]
+    old_N, sampler_N = old_logp_BT[mask_BT], sampler_logp_BT[mask_BT]
+    tokens = Tokens(
+        row_N=row_N,
+        in_row_N=in_row_N,
+        weight_N=torch.ones_like(old_N),
+        adv_N=torch.ones_like(old_N),
+        sampler_N=sampler_N,
+        num_rows=len(mask_BT),
+    )
+    weight_N, _ = _correction(old_N, tokens, correction)
+    return torch.zeros_like(old_logp_BT).masked_scatter(mask_BT, weight_N)
+
+
+def _correction(old_N: Tensor, tokens: Tokens, correction: Correction) -> tuple[Tensor, Tensor]:
+    """(weight [N], bool [N]: False where the mask drops it, and the weight is 0)"""
+    if tokens.correction_N is not None and tokens.kept_N is not None:
+        return tokens.correction_N, tokens.kept_N
+    assert tokens.sampler_N is not None
+    gap_N = (old_N - tokens.sampler_N).detach()
+
+    def ratio(level: str) -> Tensor:
+        return _bounded(tokens.over_row(gap_N, level)).exp()
+
+    weight_N = torch.ones_like(gap_N) if correction.weight is None else ratio(correction.weight)
+    if correction.cap is not None:
+        weight_N = weight_N.clamp(max=correction.cap)
+    kept_N = torch.ones_like(gap_N, dtype=torch.bool)
+    if correction.mask is not None:
+        rho_N = ratio(correction.mask.level)
+        kept_N = (rho_N >= correction.mask.low) & (rho_N <= correction.mask.high)
+    return torch.where(kept_N, weight_N, 0.0), kept_N
+
+
+def _bounded(difference_N: Tensor) -> Tensor:
     """Within MAX_LOG_RATIO, with no gradient beyond; NaN where it is not finite, which clamp would hide."""
-    return torch.where(difference_BT.isfinite(), difference_BT.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO), torch.nan)
-
-
-def _clip_metrics(ratio_BT: Tensor, adv_BT: Tensor, mask_BT: Tensor, loss: Loss) -> dict[str, float]:
-    low_BT = (ratio_BT < 1 - loss.clip.low) & (adv_BT < 0)
-    high_BT = (ratio_BT > 1 + loss.clip.high) & (adv_BT > 0)
-    return {
-        "clip_ratio/low_mean": _masked_sum(low_BT, mask_BT),
-        "clip_ratio/high_mean": _masked_sum(high_BT, mask_BT),
-        "clip_ratio/region_mean": _masked_sum(low_BT | high_BT, mask_BT),
-    }
-
-
-def _masked(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    return torch.where(mask_BT, value_BT, 0.0)
-
-
-def _masked_sum(value_BT: Tensor, mask_BT: Tensor) -> float:
-    return float(_masked(value_BT.detach().double(), mask_BT).sum())
+    return torch.where(difference_N.isfinite(), difference_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO), torch.nan)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rlvr import lora
+from rlvr import lora, losses
+from rlvr.batching import Batch
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.failpoints import failpoint
+from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
 from rlvr.losses import Sums
 from rlvr.packing import pack
-from rlvr.recipe import BpeTokenizer, Model, NewModel
+from rlvr.recipe import BpeTokenizer, Kl, Loss, Model, NewModel
 from rlvr.settings import load_recipe
+from rlvr.tiles import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -200,37 +204,90 @@ def logprobs(
     temperature: float = 1.0,
     *,
     length_B: Tensor | None = None,
+    fused: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """(logp_BT, entropy_BT) in nats, float32 (float64 of such a model): of ids_BT where mask_BT is True, 0 elsewhere.
 
-    Rows are right-padded; only masked positions pass the output head. The entropy carries no gradient. With length_B
-    (tokens of each row) the padding does not pass the model either: rows are packed, see can_pack().
+    Rows are right-padded; only masked positions pass the output head. With length_B (tokens of each row) the padding
+    does not pass the model either: rows are packed, see can_pack(). fused: by rlvr.fused where the head is plain.
     """
-
-    def score(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
-        all_logp_NV = torch.log_softmax(logits_NV / temperature, dim=-1)
-        with torch.no_grad():
-            entropy_N = -(all_logp_NV.exp() * all_logp_NV).sum(dim=-1)
-        return all_logp_NV.gather(1, target_N[:, None])[:, 0], entropy_N
-
-    logp_N, entropy_N = _by_tile(model, ids_BT, mask_BT, score, length_B)
+    hidden_ND, ids_N = _hidden_ND(model, ids_BT, _before(mask_BT), length_B), ids_BT[mask_BT]
+    head = plain_head(model) if fused else None
+    if head is not None and len(ids_N):
+        logp_N, entropy_N = fused_logprobs(hidden_ND, head.weight_VD, ids_N, temperature, **_settings(head))
+    else:
+        logp_N, entropy_N = _by_tile(model, hidden_ND, ids_N, partial(_logp_and_entropy, temperature))
     return _spread(logp_N, mask_BT), _spread(entropy_N, mask_BT)
 
 
-def cross_entropy(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, *, length_B: Tensor | None = None) -> Sums:
+def policy_loss(
+    model: PreTrainedModel,
+    batch: Batch,
+    loss: Loss,
+    kl: Kl,
+    temperature: float,
+    *,
+    packs: bool = False,
+    expected_grad: float = 1.0,
+) -> Sums:
+    """losses.policy_loss() of the model's log-probabilities at the sampling temperature, with the entropy among its
+    metrics; packs: see can_pack(); expected_grad: see fused_policy_loss()."""
+    length_B = batch.length_B if packs else None
+    head = plain_head(model) if loss.fused == "auto" else None
+    if head is None:
+        logp_BT, entropy_BT = logprobs(model, batch.ids_BT, batch.mask_BT, temperature, length_B=length_B, fused=False)
+        return losses.policy_loss(logp_BT, batch, loss, kl, entropy_BT=entropy_BT)
+    return fused_policy_loss(
+        _hidden_ND(model, batch.ids_BT, batch.predicts_BT, length_B),
+        head.weight_VD,
+        batch,
+        loss,
+        kl,
+        temperature=temperature,
+        entropy=True,
+        expected_grad=expected_grad,
+        **_settings(head),
+    )
+
+
+def cross_entropy(
+    model: PreTrainedModel,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    length_B: Tensor | None = None,
+    fused: bool = True,
+    expected_grad: float = 1.0,
+) -> Sums:
     """Summed -log p of the masked ids, nats, to be divided by the optimizer step's tokens; and tokens guessed right.
 
-    length_B as in logprobs().
+    The rest is as in policy_loss().
     """
-
-    def score(logits_NV: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
-        loss_N = torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="none")
-        return loss_N, logits_NV.detach().argmax(dim=-1) == target_N
-
-    loss_N, right_N = _by_tile(model, ids_BT, mask_BT, score, length_B)
+    hidden_ND, ids_N = _hidden_ND(model, ids_BT, _before(mask_BT), length_B), ids_BT[mask_BT]
+    head = plain_head(model) if fused else None
+    if head is not None:
+        loss, right_N = fused_cross_entropy(
+            hidden_ND, head.weight_VD, ids_N, expected_grad=expected_grad, **_settings(head)
+        )
+    else:
+        loss_N, right_N = _by_tile(model, hidden_ND, ids_N, _loss_and_guess)
+        loss = loss_N.sum()
     sequences = int(mask_BT.any(dim=1).sum())
     metrics = {"mean_token_accuracy": float(right_N.sum())}
-    return Sums(loss=loss_N.sum(), tokens=len(loss_N), sequences=sequences, metrics=metrics)
+    return Sums(loss=loss, tokens=len(ids_N), sequences=sequences, metrics=metrics, scored=len(ids_N))
+
+
+def plain_head(model: PreTrainedModel) -> Head | None:
+    """The output head as rlvr.fused takes it; None where it is more than a matrix (an adapter on it)."""
+    head: Any = model.get_output_embeddings()
+    if type(head) is not torch.nn.Linear:
+        return None
+    scale, softcap = _bent(model)
+    return Head(weight_VD=head.weight, bias_V=head.bias, scale=scale, softcap=softcap)
+
+
+def _settings(head: Head) -> dict[str, Any]:
+    return {"bias": head.bias_V, "scale": head.scale, "softcap": head.softcap}
 
 
 def can_pack(model: PreTrainedModel) -> bool:
@@ -275,35 +332,46 @@ def _hidden_ND(model: PreTrainedModel, ids_BT: Tensor, wanted_BT: Tensor, length
     return backbone(input_ids=ids_BT, use_cache=False).last_hidden_state[wanted_BT]
 
 
+def _before(mask_BT: Tensor) -> Tensor:
+    """bool, where the hidden state is that predicts each masked id."""
+    return torch.cat([mask_BT[:, 1:], torch.zeros_like(mask_BT[:, :1])], dim=1)
+
+
 def _by_tile(
     model: PreTrainedModel,
-    ids_BT: Tensor,
-    mask_BT: Tensor,
+    hidden_ND: Tensor,
+    ids_N: Tensor,
     score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
-    length_B: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """score(logits_NV, target_N) over the logits that predict each masked id, TILE_LOGITS of them at a time.
+    """score(logits_NV, ids_N), TILE_LOGITS of them at a time.
 
     They are float32, of a float64 model float64. Where one tile does not hold them, each tile's logits are made again
     in the backward pass instead of being kept.
     """
-    target_BT = mask_BT[:, 1:]
-    before_BT = torch.cat([target_BT, torch.zeros_like(mask_BT[:, :1])], dim=1)  # what predicts each masked id
-    hidden_ND, target_N = _hidden_ND(model, ids_BT, before_BT, length_B), ids_BT[:, 1:][target_BT]
 
-    def tile(hidden_ND: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    def tile(hidden_ND: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
         logits_NV = head_logits(model, hidden_ND)
-        return score(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), target_N)
+        return score(logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)), ids_N)
 
     rows = max(1, TILE_LOGITS // model.config.get_text_config().vocab_size)
-    if len(target_N) <= rows:
-        return tile(hidden_ND, target_N)
+    if len(ids_N) <= rows:
+        return tile(hidden_ND, ids_N)
     tiles = [
         checkpoint(tile, *part, use_reentrant=False)
-        for part in zip(hidden_ND.split(rows), target_N.split(rows), strict=True)
+        for part in zip(hidden_ND.split(rows), ids_N.split(rows), strict=True)
     ]
     first, second = zip(*tiles, strict=True)
     return torch.cat(first), torch.cat(second)
+
+
+def _logp_and_entropy(temperature: float, logits_NV: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
+    all_logp_NV = torch.log_softmax(logits_NV / temperature, dim=-1)
+    return all_logp_NV.gather(1, ids_N[:, None])[:, 0], -(all_logp_NV.exp() * all_logp_NV).sum(dim=-1)
+
+
+def _loss_and_guess(logits_NV: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
+    loss_N = torch.nn.functional.cross_entropy(logits_NV, ids_N, reduction="none")
+    return loss_N, logits_NV.detach().argmax(dim=-1) == ids_N
 
 
 def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
@@ -314,15 +382,17 @@ def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
 def head_logits(model: PreTrainedModel, hidden_ND: Tensor) -> Tensor:
     """Logits [N, V] with the scalings that some architectures put behind their head."""
     head: Any = model.get_output_embeddings()
-    logits_NV = head(hidden_ND)
+    scale, softcap = _bent(model)
+    logits_NV = head(hidden_ND) * scale
+    return logits_NV if softcap is None else torch.tanh(logits_NV / softcap) * softcap
+
+
+def _bent(model: PreTrainedModel) -> tuple[float, float | None]:
+    """(scale, soft cap) of the logits"""
     config = model.config
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits_NV = logits_NV * scale
-    if scaling := getattr(config, "logits_scaling", None):  # Granite
-        logits_NV = logits_NV / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
-        logits_NV = torch.tanh(logits_NV / cap) * cap
-    return logits_NV
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
+    return scale, getattr(config, "final_logit_softcapping", None)  # Gemma 2
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

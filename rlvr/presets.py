@@ -52,4 +52,89 @@ PRESETS: dict[str, dict[str, Any]] = {
         "advantage": {"kind": "group"},
         "loss": {"ratio": "sequence", "clip": {"low": 3e-4, "high": 4e-4}, "aggregate": "sequence"},
     },
+    # Liu et al. 2026, LUSPO, https://arxiv.org/abs/2602.05261: GSPO whose completions each count by their length, which
+    # takes GSPO's 1/|o| back; clipped as in its section 5.1.
+    "luspo": {
+        "advantage": {"kind": "group"},
+        "loss": {"ratio": "sequence", "clip": {"low": 2e-3, "high": 2.5e-3}, "aggregate": "sequence_sum"},
+    },
+    # MiniMax 2025, MiniMax-M1, https://arxiv.org/abs/2506.13585, eq. 4 and 5 (CISPO): the ratio weighs log p and is cut
+    # itself, so that no token loses its gradient; no lower bound, mean over all tokens, no reference. The paper has no
+    # number for the upper one; 5 is that of ScaleRL, https://arxiv.org/abs/2510.13786, as in TRL's documentation.
+    "cispo": {
+        "advantage": {"kind": "group"},
+        "loss": {"surrogate": "cispo", "clip": {"low": 1.0, "high": 4.0}, "aggregate": "token"},
+    },
+    # Zhao et al. 2025, GMPO, https://arxiv.org/abs/2507.20673, eq. 4: the geometric mean of a completion's ratios, each
+    # held within (e^-0.4, e^0.4) before (section 4), mean over completions.
+    "gmpo": {
+        "advantage": {"kind": "group"},
+        "loss": {"surrogate": "gmpo", "clip": {"low": 0.4, "high": 0.4}, "aggregate": "sequence"},
+    },
+    # Gao et al. 2025, SAPO, https://arxiv.org/abs/2511.20347, eq. 5 and 6: a sigmoid of temperature 1 (A > 0) or 1.05
+    # instead of a clip, mean over tokens then over completions.
+    "sapo": {
+        "advantage": {"kind": "group"},
+        "loss": {"surrogate": "sapo", "sapo": {"tau_pos": 1.0, "tau_neg": 1.05}, "aggregate": "sequence"},
+    },
+    # Shen et al. 2026, VESPO, https://arxiv.org/abs/2602.10693: a gamma-shaped weight of the product of a completion's
+    # ratios, without a clip; mean over all tokens and the numbers of its authors' code (github.com/FloyedShen/VESPO).
+    "vespo": {
+        "advantage": {"kind": "group"},
+        "loss": {
+            "surrogate": "vespo",
+            "vespo": {"k_pos": 2.0, "lambda_pos": 3.0, "k_neg": 3.0, "lambda_neg": 2.0},
+            "aggregate": "token",
+        },
+    },
+    # Hu et al. 2025, REINFORCE++, https://arxiv.org/abs/2501.03262, its variant with a baseline: rewards less their
+    # siblings' mean, without its standard deviation, then normalised over all tokens of the step; k2 in the loss.
+    "reinforce_pp_baseline": {
+        "advantage": {"kind": "group_no_std", "whiten": True},
+        "loss": {"ratio": "token", "clip": {"low": 0.2, "high": 0.2}, "aggregate": "token"},
+        "kl": {"where": "loss", "kind": "k2"},
+    },
+    # Li et al. 2023, ReMax, https://arxiv.org/abs/2310.10505, eq. 3 and 4: what a greedy completion earned is the
+    # baseline, A log p summed over the completion (as with rloo, "constant" does that), no ratio and no clip; k1 in the
+    # reward (appendix B).
+    "remax": {
+        "advantage": {"kind": "greedy"},
+        "loss": {"surrogate": "reinforce", "aggregate": "constant"},
+        "kl": {"where": "reward", "kind": "k1"},
+    },
+    # Hao et al. 2025, OPO, https://arxiv.org/abs/2505.23585: the baseline of least variance, rewards weighted by their
+    # lengths; exactly on policy (updates and epochs 1), so A log p without ratio and clip; mean over all tokens, as in
+    # verl, where its authors put it; no reference, no entropy bonus.
+    "opo": {
+        "advantage": {"kind": "length_weighted"},
+        "loss": {"surrogate": "reinforce", "aggregate": "token"},
+    },
+    # Tajwar et al. 2026, MaxRL, https://arxiv.org/abs/2602.02710: the gradient of log(pass rate) instead of that of the
+    # pass rate, by dividing by the siblings' mean. Loss and clip of its authors' code (github.com/tajwarfahim/maxrl),
+    # which updates once per step: the ratio is then 1.
+    "maxrl": {
+        "advantage": {"kind": "max_likelihood"},
+        "loss": {"ratio": "token", "clip": {"low": 0.2, "high": 0.2}, "aggregate": "token"},
+    },
+    # Tang et al. 2025, https://arxiv.org/abs/2503.19595: the best of k siblings counts, each has what it adds to it
+    # (advantage.k; without it k is the whole group). Not over the standard deviation, which would bias the gradient of
+    # pass@k (verl's grpo_passk divides: advantage.kind=pass_at_k). The paper has no clip; it is that of verl.
+    "pass_at_k": {
+        "advantage": {"kind": "pass_at_k_no_std"},
+        "loss": {"ratio": "token", "clip": {"low": 0.2, "high": 0.2}, "aggregate": "token"},
+    },
+    # Schulman et al. 2017, PPO, https://arxiv.org/abs/1707.06347, eq. 7 and 11, as for language models since Ziegler et
+    # al. 2019, https://arxiv.org/abs/1909.08593, section 2.2: gamma 1 and lambda 0.95, advantages normalised over the
+    # step's tokens, each token pays its own k1. Needs a critic.
+    "ppo": {
+        "advantage": {"kind": "gae", "gamma": 1.0, "lam": 0.95, "whiten": True},
+        "loss": {"ratio": "token", "clip": {"low": 0.2, "high": 0.2}, "aggregate": "token"},
+        "kl": {"where": "reward", "kind": "k1"},
+    },
+    # Yue et al. 2025, VAPO, https://arxiv.org/abs/2504.05118, section 4: lambda by length (alpha 0.05) for the policy
+    # and 1 for the critic, clip-higher, mean over all tokens, 0.1 of the NLL of what was right. Needs a critic.
+    "vapo": {
+        "advantage": {"kind": "gae", "gamma": 1.0, "lam": "length", "critic_lam": 1.0},
+        "loss": {"ratio": "token", "clip": {"low": 0.2, "high": 0.28}, "aggregate": "token", "positive_nll": 0.1},
+    },
 }

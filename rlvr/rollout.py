@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -15,14 +15,15 @@ from rlvr.errors import DataError, EngineError, Stopped
 from rlvr.failpoints import failpoint
 from rlvr.grouplog import GroupLog
 from rlvr.recipe import Sample
-from rlvr.rewards.base import earned
+from rlvr.rewards.base import OVERLONG, earned
 from rlvr.seeds import seed_for
 from rlvr.tasks import TaskStream
-from rlvr.types import Completion, Engine, Group, Request, Rollout, Sampling, Task, Verdict
+from rlvr.types import Completion, Engine, Group, Part, Request, Rollout, Sampling, Task, Verdict
 
 if TYPE_CHECKING:
     from rlvr.rewards.base import Rewards
 
+Quality = Literal["unjudged", "equal", "useful"]
 _ABORTED = Verdict(score=None, outcome="error", reason="the engine took the completion back")
 
 
@@ -56,12 +57,15 @@ class Rollouts:
         seed: int,
         cursor: int = 0,
         log: GroupLog | None = None,
+        with_greedy: bool = False,
+        parts: Sequence[Part] = (),
         is_stopping: Callable[[], bool] = lambda: False,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         """encoded: tasks with their prompt ids; cursor: tasks drawn before (of a resumed run); log: keeps groups.
 
-        is_stopping: asked after each completion whether to give the step up.
+        with_greedy: each group gets a completion at temperature 0 as well; parts: of the reward, where the advantage
+        compares each for itself; is_stopping: asked after each completion whether to give the step up.
         """
         self.stream = TaskStream([task for task, _ in encoded], seed)
         self.tasks = {task.id: task for task, _ in encoded}
@@ -69,6 +73,7 @@ class Rollouts:
         self.engine, self.rewards, self.sample, self.seed = engine, rewards, sample, seed
         self.cursor = cursor
         self.log = log
+        self.with_greedy, self.parts = with_greedy, parts
         self._finished: dict[str, Group] = {}
         self.is_stopping = is_stopping
         self.on_progress = on_progress
@@ -92,10 +97,10 @@ class Rollouts:
             tasks = self.stream.take(self.cursor, self._num_to_draw(taken))
             self.cursor += len(tasks)
             for group in self._sample_and_score(step, tasks, drawn, taken):
-                is_wanted = quality(group) in trained and len(taken.groups) < wanted
+                is_wanted = self._quality(group) in trained and len(taken.groups) < wanted
                 (taken.groups if is_wanted else taken.set_aside).append(group)
         if not taken.groups:
-            by_quality = [(quality(group), group) for group in taken.set_aside]
+            by_quality = [(self._quality(group), group) for group in taken.set_aside]
             equal = [group for kind, group in by_quality if kind == "equal"]
             taken.groups = equal[:wanted]
             taken.set_aside = [group for kind, group in by_quality if kind != "equal"] + equal[wanted:]
@@ -107,6 +112,9 @@ class Rollouts:
             self.log.sync(step)
         return taken
 
+    def _quality(self, group: Group) -> Quality:
+        return quality(group, self.parts)
+
     def _num_to_draw(self, taken: Taken) -> int:
         """As many tasks as groups are missing; with sample.dynamic as many as give those, going by the step so far."""
         missing = self.sample.groups_per_step - len(taken.groups)
@@ -117,11 +125,12 @@ class Rollouts:
 
     def _sample_and_score(self, step: int, tasks: Sequence[Task], drawn: Counter[str], taken: Taken) -> list[Group]:
         """A group per task; those that an earlier attempt at this step has finished are taken as they were."""
-        requests = [self._request(step, task, drawn) for task in tasks]
-        groups = [self._finished.pop(_key(request), None) for request in requests]
+        requests = [self._requests(step, task, drawn) for task in tasks]
+        groups = [self._finished.pop(_key(asked), None) for asked in requests]
         fresh = [number for number, group in enumerate(groups) if group is None]
-        owner = {id: number for number in fresh for id in requests[number].sample_ids}
-        waiting: dict[int, dict[str, Completion | None]] = {n: dict.fromkeys(requests[n].sample_ids) for n in fresh}
+        ids = {number: [id for request in requests[number] for id in request.sample_ids] for number in fresh}
+        owner = {id: number for number in fresh for id in ids[number]}
+        waiting: dict[int, dict[str, Completion | None]] = {number: dict.fromkeys(ids[number]) for number in fresh}
         scoring: dict[int, Future[Group]] = {}
 
         def keep(number: int) -> None:
@@ -132,7 +141,7 @@ class Rollouts:
 
         started = time.perf_counter()
         total = len(owner)
-        for id, completion in self.engine.generate([requests[number] for number in fresh]):
+        for id, completion in self.engine.generate([request for number in fresh for request in requests[number]]):
             if id not in owner:
                 raise EngineError(f"the engine gave a completion for {id!r}, which was not asked for (again)")
             failpoint("sample")
@@ -140,9 +149,8 @@ class Rollouts:
             waiting[number][id] = completion
             self.on_progress(f"sampling {total - len(owner)}/{total}")
             completions = {key: c for key, c in waiting[number].items() if c is not None}
-            if len(completions) == self.sample.group_size:
-                group = _unscored(tasks[number], self.prompt_ids[tasks[number].id], completions)
-                scoring[number] = self.rewards.submit(group)
+            if len(completions) == len(ids[number]):
+                scoring[number] = self.rewards.submit(self._unscored(tasks[number], completions))
             for number in [n for n, future in scoring.items() if future.done()]:
                 keep(number)
             if self.is_stopping() and owner:
@@ -160,22 +168,41 @@ class Rollouts:
         taken.score_seconds += time.perf_counter() - started
         return [group for group in groups if group is not None]
 
-    def _request(self, step: int, task: Task, drawn: Counter[str]) -> Request:
+    def _requests(self, step: int, task: Task, drawn: Counter[str]) -> list[Request]:
+        """For a group's siblings, and for its greedy completion as one sample more."""
         first = drawn[task.id]
-        drawn[task.id] += self.sample.group_size
-        samples = range(first, first + self.sample.group_size)
-        return Request(
-            id=f"{step}/{task.id}",
+        num_siblings = self.sample.group_size
+        drawn[task.id] += num_siblings + self.with_greedy
+        siblings = sampling(self.sample)
+        asked = [(first, num_siblings, siblings)]
+        if self.with_greedy:
+            asked.append((first + num_siblings, 1, replace(siblings, temperature=0.0)))
+        return [
+            Request(
+                id=f"{step}/{task.id}",
+                prompt_ids=self.prompt_ids[task.id],
+                seeds=tuple(seed_for(self.seed, "sample", step, task.id, k) for k in range(start, start + num)),
+                sampling=how,
+                first=start,
+            )
+            for start, num, how in asked
+        ]
+
+    def _unscored(self, task: Task, completions: Mapping[str, Completion]) -> Group:
+        """completions: by id, in the order of _requests()."""
+        rollouts = tuple(Rollout(id=id, completion=c, verdicts={}, reward=None) for id, c in completions.items())
+        siblings, greedy = rollouts[: self.sample.group_size], rollouts[self.sample.group_size :]
+        return Group(
+            task=task,
             prompt_ids=self.prompt_ids[task.id],
-            seeds=tuple(seed_for(self.seed, "sample", step, task.id, k) for k in samples),
-            sampling=sampling(self.sample),
-            first=first,
+            rollouts=siblings,
+            greedy=greedy[0] if greedy else None,
         )
 
 
-def _key(request: Request) -> str:
+def _key(requests: Sequence[Request]) -> str:
     """Of a group within its step."""
-    return f"{request.id}/{request.first}"
+    return f"{requests[0].id}/{requests[0].first}"
 
 
 def sampling(sample: Sample) -> Sampling:
@@ -187,26 +214,27 @@ def sampling(sample: Sample) -> Sampling:
     )
 
 
-def _unscored(task: Task, prompt_ids: tuple[int, ...], completions: dict[str, Completion]) -> Group:
-    rollouts = tuple(
-        Rollout(id=id, completion=completion, verdicts={}, reward=None) for id, completion in completions.items()
-    )
-    return Group(task=task, prompt_ids=prompt_ids, rollouts=rollouts)
-
-
 def _without_aborted(group: Group) -> Group:
     """What the engine took back is no answer: whatever was thought of it, its rollout counts as unjudged."""
-    rollouts = tuple(
-        replace(r, reward=None, verdicts=dict.fromkeys(r.verdicts, _ABORTED)) if r.completion.finish == "abort" else r
-        for r in group.rollouts
+    return group.with_all(
+        [
+            replace(r, reward=None, verdicts=dict.fromkeys(r.verdicts, _ABORTED))
+            if r.completion.finish == "abort"
+            else r
+            for r in group.all_rollouts
+        ]
     )
-    return replace(group, rollouts=rollouts)
 
 
-def quality(group: Group) -> Literal["unjudged", "equal", "useful"]:
-    """unjudged: fewer than two rollouts to compare; equal: their rewards, without the penalty of length, all are."""
-    rewards = {earned(rollout) for rollout in group.rollouts if rollout.reward is not None}
-    return "unjudged" if group.num_judged < 2 else "equal" if len(rewards) == 1 else "useful"
+def quality(group: Group, parts: Sequence[Part] = ()) -> Quality:
+    """unjudged: fewer than two rollouts to compare, or a greedy one without a reward to compare them with; equal: their
+    rewards, without the penalty of length, all are (the greedy one's too), and so are the scores of each of `parts`."""
+    if group.num_judged < 2 or (group.greedy is not None and group.greedy.reward is None):
+        return "unjudged"
+    rewards = {earned(rollout) for rollout in group.all_rollouts if rollout.reward is not None}
+    scores_GK = group.scores_by_part([part for part in parts if part.name != OVERLONG])
+    judged = {tuple(k) for r, k in zip(group.rollouts, scores_GK, strict=True) if r.reward is not None}
+    return "equal" if len(rewards) == len(judged) == 1 else "useful"
 
 
 def _is_unextracted(rollout: Rollout) -> bool:
@@ -217,23 +245,23 @@ def _is_unextracted(rollout: Rollout) -> bool:
 
 def _why_unjudged(step: int, groups: Sequence[Group]) -> str:
     verdicts = [
-        v for group in groups for r in group.rollouts for v in r.verdicts.values() if v.score is None and v.reason
+        v for group in groups for r in group.all_rollouts for v in r.verdicts.values() if v.score is None and v.reason
     ]
     reasons = Counter(f"{v.verifier}: {v.reason}" for v in verdicts)
     why = f"; most often {reasons.most_common(1)[0][0]}" if reasons else ""
     return f"step {step}: none of {len(groups)} groups could be judged, so there is nothing to learn from{why}"
 
 
-def group_metrics(taken: Taken) -> dict[str, float]:
+def group_metrics(taken: Taken, parts: Sequence[Part] = ()) -> dict[str, float]:
     """TRL's names: reward, reward_std, frac_reward_zero_std, rewards/PART/mean|std, completions/*; ours beside them.
 
     All are of everything that was sampled, trained on or set aside: what is chosen to be trained on is no measure of
-    the policy.
+    the policy. Greedy completions are in reward/greedy alone. parts: as of Rollouts.
     """
     sampled = taken.sampled
     everything = [r for group in sampled for r in group.rollouts]
     judged_P = [[r.reward for r in g.rollouts if r.reward is not None] for g in sampled if g.num_judged >= 2]
-    qualities = Counter(quality(group) for group in sampled)
+    qualities = Counter(quality(group, parts) for group in sampled)
     metrics = {
         "num_groups": float(len(taken.groups)),
         "reward": _mean([r.reward for r in everything]),
@@ -255,6 +283,9 @@ def group_metrics(taken: Taken) -> dict[str, float]:
             metrics[f"rewards/{part}/std"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
         for outcome, count in sorted(Counter(v.outcome for v in verdicts).items()):
             metrics[f"verdicts/{part}/{outcome}"] = count / len(verdicts)
+    greedy = [group.greedy.reward for group in sampled if group.greedy is not None]
+    if any(reward is not None for reward in greedy):
+        metrics["reward/greedy"] = _mean(greedy)
     lengths = [len(r.completion.token_ids) for r in everything]
     ended = [len(r.completion.token_ids) for r in everything if r.completion.finish == "stop"]
     metrics |= {

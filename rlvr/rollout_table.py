@@ -1,4 +1,8 @@
-"""rollouts/STEP.parquet: its columns, and a rollout as a row of it."""
+"""rollouts/STEP.parquet: its columns, and a rollout as a row of it.
+
+`greedy` is True for the completion at temperature 0 that advantage.kind: greedy compares the others with, and False for
+all others: `where not greedy` gives those that metrics speak of. It has no advantage, and its logprobs are of no use.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,7 @@ def schema() -> Any:
         ("response", pa.string()),
         ("reward", pa.float64()),
         ("advantage", pa.float64()),
+        ("greedy", pa.bool_()),
         ("verdicts", pa.list_(verdict)),
         ("finish", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),
@@ -65,6 +70,7 @@ def row(step: int, group: Group, rollout: Rollout, advantages: Mapping[str, floa
         "response": _text(completion.text),
         "reward": rollout.reward,
         "advantage": advantages.get(rollout.id),
+        "greedy": rollout is group.greedy,
         "verdicts": [_verdict_row(part, verdict) for part, verdict in rollout.verdicts.items()],
         "finish": completion.finish,
         "prompt_ids": group.prompt_ids,

@@ -175,7 +175,7 @@ class Run:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = [rollout_table.row(step, group, r, advantages) for group in groups for r in group.rollouts]
+        rows = [rollout_table.row(step, group, r, advantages) for group in groups for r in group.all_rollouts]
         folder = self.folder / "rollouts"
         with _as_disk_error(folder):
             folder.mkdir(exist_ok=True)
@@ -334,13 +334,14 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
-    """Rows of one step's parquet file. DataError where there is none."""
+    """Rows of one step's parquet file, with the columns of rollout_table.py. DataError where there is none."""
     import pyarrow.parquet as pq
 
     path = folder / "rollouts" / f"{step:06d}.parquet"
     if not path.is_file():
         raise DataError(f"{folder} has no rollouts of step {step}")
-    return pq.read_table(path).to_pylist()
+    rows = pq.read_table(path).to_pylist()
+    return [{"greedy": False, **row} for row in rows]  # a file of an older version has no such column
 
 
 def is_exact(metric: str) -> bool:

@@ -55,9 +55,13 @@ class Trained:
         if math.isfinite(value):
             loss.backward()
         else:
-            first = self.parameters[0]
-            first.grad = torch.full_like(first, math.nan)
+            self.spoil()
         return value
+
+    def spoil(self) -> None:
+        """Make the whole gradient NaN, so that step() moves nothing, on any rank."""
+        first = self.parameters[0]
+        first.grad = torch.full_like(first, math.nan)
 
     def clear(self) -> None:
         """Forget the gradient."""

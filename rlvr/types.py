@@ -6,7 +6,7 @@ These types go into files that must stay readable for years, so fields are added
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, get_args
 
 if TYPE_CHECKING:
@@ -144,6 +144,11 @@ class Verdict:
         if unscored != (self.score is None):
             raise ValueError(f"Verdict: outcome {self.outcome!r} does not go with score {self.score!r}")
 
+    @property
+    def is_failure(self) -> bool:
+        """Ours: no score, though this part speaks of the task."""
+        return self.score is None and self.outcome != "not_applicable"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
@@ -162,6 +167,18 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A term of the reward, which is the sum of weight * score. Part(name="answer", weight=1.0)"""
+
+    name: str
+    """Of its verdicts."""
+    weight: float
+    """Not 0."""
+    is_optional: bool = False
+    """Where it fails for any rollout of a group, the whole group does without it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """The rollouts of one task in one step; an advantage compares them with each other."""
 
@@ -170,10 +187,40 @@ class Group:
     """[T] as the sampler saw them."""
     rollouts: tuple[Rollout, ...]
     """G siblings."""
+    greedy: Rollout | None = None
+    """One at temperature 0 whose reward the siblings' are compared with, where advantage.kind is greedy. Never trained
+    on, and its log-probabilities are of no use: at temperature 0 every choice is certain."""
 
     @property
     def num_judged(self) -> int:
         return sum(rollout.reward is not None for rollout in self.rollouts)
+
+    @property
+    def all_rollouts(self) -> tuple[Rollout, ...]:
+        """The siblings, and behind them the greedy one where there is one."""
+        return self.rollouts if self.greedy is None else (*self.rollouts, self.greedy)
+
+    def with_all(self, rollouts: Sequence[Rollout]) -> Group:
+        """The same group with these in place of all_rollouts."""
+        if self.greedy is None:
+            return replace(self, rollouts=tuple(rollouts))
+        return replace(self, rollouts=tuple(rollouts[:-1]), greedy=rollouts[-1])
+
+    def scores_by_part(self, parts: Sequence[Part]) -> list[list[float | None]]:
+        """[G][K] what each of the parts gave each of the siblings, None where it counts as nothing in the reward.
+
+        That is where it does not speak of the task, failed, or is optional and failed for any of the group.
+        """
+        answered = [rollout for rollout in self.all_rollouts if rollout.completion.finish != "abort"]
+        left_out = {
+            part.name
+            for part in parts
+            if part.is_optional and any(rollout.verdicts[part.name].is_failure for rollout in answered)
+        }
+        return [
+            [None if part.name in left_out else rollout.verdicts[part.name].score for part in parts]
+            for rollout in self.rollouts
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

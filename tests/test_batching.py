@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlvr.batching import Batch, make_batch
-from rlvr.types import Completion, Finish, Group, Rollout, Task
+from rlvr.types import Completion, Finish, Group, Part, Rollout, Task, Verdict
 
 INT_MAX = 2**40
 
@@ -110,6 +112,85 @@ def test_rows_can_be_picked_by_a_mask_even_when_none_is_left() -> None:
     nothing = batch.rows(torch.tensor([False, False, False]))
     assert nothing.ids_BT.shape == (0, 0)
     assert (nothing.num_tokens, nothing.num_sequences, list(nothing.micro(8))) == (0, 0, [])
+
+
+# --- what some advantages compare with -------------------------------------------------------------------------------
+
+
+def test_each_row_has_the_reward_of_its_groups_greedy_completion_which_is_no_row() -> None:
+    first, second = example()
+    groups = [replace(first, greedy=rollout((9, 9, 9, 9, 9, 9), 0.125)), replace(second, greedy=rollout((), -2.0))]
+    batch = make_batch(groups)
+    assert batch.greedy_B is not None and batch.greedy_B.dtype == torch.float64
+    assert batch.greedy_B.tolist() == [0.125, 0.125, -2.0]
+    assert batch.ids_BT.tolist() == make_batch(example()).ids_BT.tolist()
+    assert batch.rows(torch.tensor([2, 0])).greedy_B.tolist() == [-2.0, 0.125]  # pyright: ignore[reportOptionalMemberAccess]
+    assert make_batch(example()).greedy_B is None
+
+
+@pytest.mark.parametrize(("greedy", "what"), [(None, "has none"), (rollout((5,), None), "has one without a reward")])
+def test_a_group_without_the_greedy_reward_that_others_have_is_an_error(greedy: Rollout | None, what: str) -> None:
+    first, second = example()
+    groups = [replace(first, greedy=rollout((3,), 1.0)), replace(second, greedy=greedy)]
+    with pytest.raises(ValueError, match=f"judged greedy completion, or none of them; group 1 {what}$"):
+        make_batch(groups)
+
+
+FORM, ANSWER, LENGTH = (
+    Part(name="form", weight=0.5, is_optional=True),
+    Part(name="answer", weight=2.0),
+    Part(name="overlong", weight=-1.0),
+)
+
+
+def judged(reward: float | None, finish: Finish = "stop", **scores: float | str | None) -> Rollout:
+    """scores by part; a text is the outcome of one that has no score."""
+    verdicts = {
+        part: Verdict(score=None, outcome=score)  # pyright: ignore[reportArgumentType]
+        if isinstance(score, str)
+        else Verdict(score=score, outcome="partial")
+        for part, score in scores.items()
+    }
+    return replace(rollout((3,), reward, finish=finish), verdicts=verdicts)
+
+
+def scores_of(parts: list[Part], *groups: Group) -> list[list[float | None]]:
+    batch = make_batch(groups, parts=parts)
+    assert batch.part_BK is not None and batch.part_BK.dtype == torch.float64
+    return [[None if math.isnan(score) else score for score in row] for row in batch.part_BK.tolist()]
+
+
+def test_each_row_has_its_score_by_each_part_in_the_parts_order() -> None:
+    one = group((1,), judged(0.0, form=0.25, answer=1.0, overlong=0.1), judged(0.0, form=0.0, answer=0.5, overlong=1.0))
+    two = group(
+        (1,), judged(None, form=1.0, answer="error", overlong=0.0), judged(0.0, form=0.75, answer=0, overlong=0)
+    )
+    assert scores_of([FORM, ANSWER, LENGTH], one, two) == [[0.25, 1.0, 0.1], [0.0, 0.5, 1.0], [0.75, 0.0, 0.0]]
+    assert scores_of([LENGTH, FORM], one, two) == [[0.1, 0.25], [1.0, 0.0], [0.0, 0.75]]
+    batch = make_batch([one, two], parts=[ANSWER])
+    assert batch.rows(torch.tensor([2, 1])).part_BK.tolist() == [[0.0], [0.5]]  # pyright: ignore[reportOptionalMemberAccess]
+    assert make_batch([one, two]).part_BK is None
+
+
+def test_a_part_that_does_not_speak_of_a_row_is_nan_there_alone() -> None:
+    one = group((1,), judged(0.0, form="not_applicable", answer=1.0), judged(0.0, form=0.0, answer="not_applicable"))
+    assert scores_of([FORM, ANSWER], one) == [[None, 1.0], [0.0, None]]
+
+
+def test_an_optional_part_that_failed_for_one_of_a_group_is_nan_for_all_of_it() -> None:
+    one = group((1,), judged(1.0, form=1.0, answer=0.5), judged(1.0, form="error", answer=0.5))
+    # the one for which it failed makes no row itself, for another part failed too
+    two = group((1,), judged(1.0, form=1.0, answer=0.5), judged(None, form="gold_invalid", answer="error"))
+    three = group((1,), judged(1.0, form=1.0, answer=0.5), judged(None, form=0.5, answer="error"))
+    four = replace(three, greedy=judged(1.0, form="error", answer=1.0))
+    # what the engine took back says nothing of a part: it was not asked about it
+    five = group((1,), judged(1.0, form=1.0, answer=0.5), judged(None, "abort", form="error", answer="error"))
+    assert scores_of([FORM, ANSWER], one) == [[None, 0.5], [None, 0.5]]
+    assert scores_of([FORM, ANSWER], two) == [[None, 0.5]]
+    assert scores_of([FORM, ANSWER], three) == [[1.0, 0.5]]
+    assert [row.verdicts["form"].score for row in four.rollouts] == [1.0, 0.5]
+    assert scores_of([FORM, ANSWER], four) == [[None, 0.5]]
+    assert scores_of([FORM, ANSWER], five) == [[1.0, 0.5]]
 
 
 def of_lengths(lengths: list[int]) -> Batch:

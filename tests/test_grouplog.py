@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import math
 import os
 import resource
@@ -11,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +134,26 @@ def test_groups_come_back_bit_for_bit_in_the_order_in_which_they_were_finished(t
     assert_same(found, given)
     assert found["t:1#8"].task is TASKS["t:1"]
     assert list(log.read(6, TASKS)) == ["x"]
+    assert said == []
+
+
+def test_the_greedy_completion_comes_back_bit_for_bit_and_a_log_without_one_is_as_before(tmp_path: Path) -> None:
+    plain = group()
+    (path := tmp_path / "plain").mkdir()
+    without = fill(path, Said(), "a").read_bytes()
+    payload = zlib.decompress(without[len(grouplog._HEAD) + grouplog._FRAME.size :])
+    assert set(json.loads(payload)) == {"run", "key", "task", "digest", "prompt_ids", "rollouts"}
+    greedy = Rollout(
+        id="5/t:1/2",
+        completion=completion(logprobs=(0.0, -0.0, -math.inf, *FLOATS[3:])),
+        verdicts={"answer": verdict(score=0.3), "form": verdict(score=None, outcome="error")},
+        reward=-1 / 3,
+    )
+    given = {"a": replace(plain, greedy=greedy), "b": plain}
+    said = Said()
+    for key, one in given.items():
+        said.log(tmp_path).append(5, key, one)
+    assert_same(said.log(tmp_path).read(5, TASKS), given)
     assert said == []
 
 

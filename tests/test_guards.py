@@ -24,7 +24,7 @@ from rlvr import checkpoint, cli, policy, runs
 from rlvr.engines.hf import HuggingFace
 from rlvr.errors import NonFiniteError
 from rlvr.loops import learn, rl, sft
-from rlvr.losses import Sums, policy_loss
+from rlvr.losses import Sums
 from rlvr.types import Completion, Request
 
 pytestmark = pytest.mark.slow
@@ -66,12 +66,14 @@ def spoil(monkeypatch: pytest.MonkeyPatch, bad: Sequence[int], *, value: float =
             batches.append(batch)
         return learn.learn(learner, batch, step)
 
-    def loss(*arguments: Any) -> Sums:
-        sums = policy_loss(*arguments)
+    plain = policy.policy_loss
+
+    def loss(*arguments: Any, **named: Any) -> Sums:
+        sums = plain(*arguments, **named)
         return replace(sums, loss=sums.loss * value) if at[0] in bad else sums
 
     monkeypatch.setattr(rl, "learn", learn_at)
-    monkeypatch.setattr(learn, "policy_loss", loss)
+    monkeypatch.setattr(policy, "policy_loss", loss)
     return batches
 
 
@@ -156,9 +158,9 @@ def test_a_skipped_update_of_sft_leaves_weights_and_optimizer(case: MakeCase, mo
     of = case("sft", steps=4, checkpoint={"every": 1, "keep": 9})
     plain, number, bad = policy.cross_entropy, [0], 2
 
-    def update(*arguments: Any) -> dict[str, float]:
+    def update(*arguments: Any, **named: Any) -> dict[str, float]:
         number[0] += 1
-        return real_update(*arguments)
+        return real_update(*arguments, **named)
 
     def cross_entropy(*arguments: Any, **named: Any) -> Sums:
         sums = plain(*arguments, **named)

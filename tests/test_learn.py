@@ -181,15 +181,15 @@ def test_packed_rows_teach_what_padded_ones_do(model: Path, which: str) -> None:
 
 def test_a_step_that_runs_out_of_memory_midway_teaches_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = learnt(make_learner(model, "optim.micro_tokens=40"), batch())
-    forward, sizes = policy.logprobs, []
+    forward, sizes = policy.policy_loss, []
 
-    def scarce(model: Any, ids_BT: Tensor, *rest: Any, **named: Any) -> Any:
-        sizes.append(ids_BT.numel())
-        if len(sizes) > 1 and ids_BT.numel() > 20:  # the second forward of the update is the first to fail
+    def scarce(model: Any, batch: Batch, *rest: Any, **named: Any) -> Any:
+        sizes.append(batch.ids_BT.numel())
+        if len(sizes) > 1 and batch.ids_BT.numel() > 20:  # the second forward of the update is the first to fail
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return forward(model, ids_BT, *rest, **named)
+        return forward(model, batch, *rest, **named)
 
-    monkeypatch.setattr(policy, "logprobs", scarce)
+    monkeypatch.setattr(policy, "policy_loss", scarce)
     learner = make_learner(model, "optim.micro_tokens=40")
     assert_equal(learnt(learner, batch()), whole)
     assert learner.trained.micro_tokens == 20

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,17 @@ from hypothesis import strategies as st
 
 from rlvr import recipe
 from rlvr.errors import DataError, PluginError, RlvrError, SettingsError
-from rlvr.rewards.base import OverlongPenalty, RandomReward, build, combine, earned, failed_optional
+from rlvr.rewards.base import (
+    OverlongPenalty,
+    RandomReward,
+    build,
+    combine,
+    earned,
+    failed_optional,
+    parts_of,
+)
 from rlvr.rewards.verified import VerifiedReward, VerifierPool
-from rlvr.types import Completion, Group, Rollout, Task, Verdict
+from rlvr.types import Completion, Group, Part, Rollout, Task, Verdict
 from rlvr.verify import explain, judge_cases, read_cases, report, worth_a_look
 from rlvr.verify import rows as verdict_rows
 
@@ -425,6 +434,60 @@ def test_siblings_are_compared_by_the_same_parts(plugin: str) -> None:
         # without `form` for both, where one alone would have had 1.5
         assert [r.reward for r in broken.rollouts] == [1.0, 0.0]
         assert [r.verdicts["form"].outcome for r in broken.rollouts] == ["correct", "error"]
+    finally:
+        rewards.close()
+
+
+def test_a_greedy_completion_is_judged_by_the_same_parts_as_its_siblings(plugin: str) -> None:
+    parts: dict[str, recipe.Reward] = {
+        "answer": recipe.VerifiedReward(verifier="exact"),
+        "form": recipe.VerifiedReward(verifier=f"{plugin}:deeds", weight=0.5, optional=True),
+    }
+    overlong = recipe.Overlong(buffer=1.0, penalty=0.25)  # half of it for one token of two
+    rewards = build(parts, recipe.Scoring(), 0, set(), overlong=overlong, max_tokens=2)
+    try:
+        task = Task(id="t", prompt="", gold="true")
+        answers = make_group(task, "true", "zero", "half")
+        group = replace(answers, rollouts=answers.rollouts[:2], greedy=answers.rollouts[2])
+        (scored,) = rewards.score([group])
+        assert scored.greedy is not None
+        assert [r.reward for r in scored.all_rollouts] == [1.375, -0.125, 0.125]
+        assert [r.id for r in scored.all_rollouts] == ["1/t/0", "1/t/1", "1/t/2"]
+        assert list(scored.greedy.verdicts) == ["answer", "form", "overlong"]
+        # where an optional part fails for it, its siblings do without that part too
+        broken = replace(group, greedy=make_group(task, "exit").rollouts[0])
+        assert [r.reward for r in rewards.score([broken])[0].all_rollouts] == [0.875, -0.125, -0.125]
+        # but not for one that the engine took back
+        taken_back = replace(answers.rollouts[2].completion, text="exit", finish="abort")
+        aborted = replace(group, greedy=replace(answers.rollouts[2], completion=taken_back))
+        assert [r.reward for r in rewards.score([aborted])[0].rollouts] == [1.375, -0.125]
+    finally:
+        rewards.close()
+
+
+def test_the_reward_is_the_weighted_sum_of_its_parts(plugin: str) -> None:
+    given: dict[str, recipe.Reward] = {
+        "second": recipe.VerifiedReward(verifier="exact", weight=-0.5),
+        "logged": recipe.RandomReward(kind="random", weight=0.0),
+        "first": recipe.VerifiedReward(verifier=f"{plugin}:deeds", weight=2.0, optional=True),
+    }
+    overlong = recipe.Overlong(buffer=1.0, penalty=0.25)
+    parts = parts_of(given, overlong)
+    assert parts == (
+        Part(name="second", weight=-0.5),
+        Part(name="first", weight=2.0, is_optional=True),
+        Part(name="overlong", weight=-0.25),
+    )
+    assert parts_of(given, recipe.Overlong()) == parts[:2]
+    assert parts_of(given, recipe.Overlong(buffer=0.5, penalty=0.0)) == parts[:2]
+    rewards = build(given, recipe.Scoring(), 0, set(), overlong=overlong, max_tokens=4)
+    try:
+        (group,) = rewards.score([make_group(Task(id="t", prompt="", gold="half"), "half", "true", "zero", "none")])
+        scores_GK = group.scores_by_part(parts)
+        assert scores_GK == [[1.0, 0.5, 0.25], [0.0, 1.0, 0.25], [0.0, 0.0, 0.25], [0.0, None, 0.25]]
+        for rollout, scores_K in zip(group.rollouts, scores_GK, strict=True):
+            total = sum(part.weight * (score or 0.0) for part, score in zip(parts, scores_K, strict=True))
+            assert rollout.reward == pytest.approx(total, abs=1e-15)
     finally:
         rewards.close()
 

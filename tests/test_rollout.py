@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -19,7 +20,7 @@ from rlvr.recipe import Overlong, Sample
 from rlvr.rewards.base import OverlongPenalty
 from rlvr.rollout import Rollouts, Taken, group_metrics, quality, sampling
 from rlvr.seeds import seed_for
-from rlvr.types import Completion, Finish, Group, Request, Rollout, Sampling, Task, Verdict
+from rlvr.types import Completion, Finish, Group, Part, Request, Rollout, Sampling, Task, Verdict
 
 SAMPLE = Sample(group_size=3, groups_per_step=4, max_tokens=5, temperature=0.5, stop=(";",))
 
@@ -62,16 +63,11 @@ class Judge:
     def submit(self, group: Group) -> Future[Group]:
         self.submitted.append(group.task.id)
         future: Future[Group] = Future()
-        rollouts = tuple(
-            Rollout(
-                id=r.id,
-                completion=r.completion,
-                verdicts={"answer": verdict(self.reward(r.id))},
-                reward=self.reward(r.id),
-            )
-            for r in group.rollouts
-        )
-        future.set_result(Group(task=group.task, prompt_ids=group.prompt_ids, rollouts=rollouts))
+        scored = [
+            replace(r, verdicts={"answer": verdict(self.reward(r.id))}, reward=self.reward(r.id))
+            for r in group.all_rollouts
+        ]
+        future.set_result(group.with_all(scored))
         return future
 
 
@@ -447,6 +443,152 @@ def test_a_resumed_run_refills_with_the_same_tasks_and_seeds() -> None:
     ours, theirs = resumed.take(2), whole.take(2)
     assert (ours.groups, ours.set_aside) == (theirs.groups, theirs.set_aside)
     assert resumed.cursor == whole.cursor
+
+
+# --- greedy completions ----------------------------------------------------------------------------------------------
+
+
+def sample_of(id: str) -> int:
+    return int(id.rsplit("/", 1)[1])
+
+
+@pytest.mark.parametrize("order", [list, lambda ids: ids[::-1], shuffled], ids=["straight", "reversed", "shuffled"])
+def test_a_greedy_completion_is_sampled_with_its_siblings_as_one_sample_more(order: Any) -> None:
+    engine = Script(order)
+    taken = rollouts(engine, Judge(lambda id: sample_of(id) / 8), with_greedy=True).take(step=6)
+    siblings, greedy = engine.asked[0][:2]
+    task = taken.groups[0].task
+    assert len(engine.asked) == 1 and len(engine.asked[0]) == 8
+    assert siblings == rollouts(Script(), Judge())._requests(6, task, Counter())[0]
+    assert greedy == Request(
+        id=siblings.id,
+        prompt_ids=siblings.prompt_ids,
+        seeds=(seed_for(3, "sample", 6, task.id, 3),),
+        sampling=Sampling(temperature=0.0, max_tokens=5, stop=(";",)),
+        first=3,
+    )
+    for group in taken.groups:
+        assert [r.id for r in group.rollouts] == [f"6/{group.task.id}/{k}" for k in range(3)]
+        assert [r.reward for r in group.rollouts] == [0, 1 / 8, 2 / 8]
+        assert group.greedy is not None
+        assert (group.greedy.id, group.greedy.reward) == (f"6/{group.task.id}/3", 3 / 8)
+        assert group.greedy.completion.text == group.greedy.id
+
+
+def test_without_it_no_group_has_a_greedy_completion() -> None:
+    assert [group.greedy for group in rollouts(Script(), Judge()).take(step=1).groups] == [None] * 4
+
+
+def test_a_task_drawn_twice_gets_its_greedy_completions_under_numbers_of_their_own() -> None:
+    sample = Sample(group_size=8, groups_per_step=2)
+    engine = Script()
+    taken = rollouts(engine, Judge(), num_tasks=1, sample=sample, with_greedy=True).take(step=2)
+    assert [(request.first, len(request.seeds)) for request in engine.asked[0]] == [(0, 8), (8, 1), (9, 8), (17, 1)]
+    ids = [r.id for group in taken.groups for r in group.all_rollouts]
+    assert ids == [f"2/t0/{k}" for k in range(18)]
+
+
+def test_a_group_whose_greedy_completion_could_not_be_judged_is_set_aside_and_refilled() -> None:
+    tasks = first_tasks(5)
+    judge = Judge(lambda id: None if id == f"1/{tasks[1]}/3" else float(sample_of(id) == 0))
+    taken = rollouts(Script(), judge, with_greedy=True).take(step=1)
+    assert names(taken.groups) == [tasks[0], *tasks[2:5]]
+    assert names(taken.set_aside) == [tasks[1]]
+    assert quality(taken.set_aside[0]) == "unjudged"
+    assert quality(replace(taken.set_aside[0], greedy=None)) == "useful"
+    assert group_metrics(taken)["sampling/unjudged_ratio"] == 1 / 5
+    with pytest.raises(DataError, match=r"none of 20 groups could be judged.*; most often v: away$"):
+        rollouts(Script(), Away(), with_greedy=True).take(step=1)
+
+
+class Away(Judge):
+    """Has no verdict for the greedy completion alone."""
+
+    def submit(self, group: Group) -> Future[Group]:
+        scored = super().submit(group).result()
+        assert scored.greedy is not None
+        lost = Verdict(score=None, outcome="error", verifier="v", reason="away")
+        future: Future[Group] = Future()
+        future.set_result(replace(scored, greedy=replace(scored.greedy, reward=None, verdicts={"answer": lost})))
+        return future
+
+
+def test_a_greedy_completion_that_the_engine_took_back_counts_as_unjudged() -> None:
+    first = first_tasks(1)[0]
+
+    def make(id: str) -> Completion:
+        return completion(id, finish="abort", num_tokens=0) if id == f"1/{first}/3" else completion(id)
+
+    taken = rollouts(Script(make=make), Judge(lambda id: 0.5), with_greedy=True).take(step=1)
+    assert names(taken.set_aside) == [first]
+    greedy = taken.set_aside[0].greedy
+    assert greedy is not None
+    assert (greedy.reward, greedy.verdicts["answer"].outcome) == (None, "error")
+    assert [r.reward for r in taken.set_aside[0].rollouts] == [0.5] * 3
+
+
+def test_equal_rewards_teach_something_where_the_greedy_completion_earned_another() -> None:
+    tasks = first_tasks(5)
+    judge = Judge(lambda id: 1.0 if id == f"1/{tasks[0]}/3" else float(task_of(id) == tasks[4] and sample_of(id) == 0))
+    taken = rollouts(Script(), judge, sample=DYNAMIC, with_greedy=True).take(step=1)
+    assert names(taken.groups) == [tasks[0], tasks[4]]
+    assert {quality(group) for group in taken.set_aside} == {"equal"}
+    metrics = group_metrics(taken)
+    assert metrics["sampling/equal_ratio"] == 18 / 20
+    assert metrics["frac_reward_zero_std"] == 19 / 20  # that of the siblings alone
+
+
+def test_a_step_that_was_stopped_goes_on_with_the_greedy_completions_it_had(tmp_path: Path) -> None:
+    whole = rollouts(Script(), Judge(lambda id: 1 / (3 + sample_of(id))), with_greedy=True).take(step=2)
+    seen: list[str] = []
+    engine = Script(make=lambda id: (seen.append(id), completion(id))[1])
+    judge = Judge(lambda id: 1 / (3 + sample_of(id)))
+    log = GroupLog(tmp_path / "groups", ignore)
+    first = rollouts(engine, judge, log=log, with_greedy=True, is_stopping=lambda: len(seen) == 11)
+    with pytest.raises(Stopped, match="of which 2 of 4 groups are kept"):  # the third lacks its greedy one
+        first.take(step=2)
+    engine = Script()
+    again = rollouts(engine, judge, log=GroupLog(tmp_path / "groups", ignore), with_greedy=True)
+    assert again.take(step=2).groups == whole.groups
+    assert len(engine.asked[0]) == 4
+
+
+def test_metrics_count_greedy_completions_nowhere_but_under_their_own_name() -> None:
+    groups = [
+        scored((1.0, "correct", 4, "stop"), (0.0, "wrong", 6, "stop")),
+        scored((0.5, "partial", 10, "length"), (0.5, "partial", 8, "stop")),
+    ]
+    greedy = scored((0.25, "timeout", 99, "length"), (None, "error", 98, "length")).rollouts
+    plain = group_metrics(Taken(groups))
+    with_greedy = [replace(group, greedy=rollout) for group, rollout in zip(groups, greedy, strict=True)]
+    metrics = group_metrics(Taken(with_greedy[:1], with_greedy[1:]))
+    expected = {**plain, "num_groups": 1.0, "sampling/groups_set_aside": 1.0, "reward/greedy": 0.25}
+    expected |= {"sampling/unjudged_ratio": 0.5, "sampling/equal_ratio": 0.0}
+    assert metrics == expected
+    assert "reward/greedy" not in group_metrics(Taken(with_greedy[1:]))  # a mean of nothing is no number
+
+
+# --- parts that are compared one by one ------------------------------------------------------------------------------
+
+
+def test_equal_sums_of_unequal_parts_teach_something_where_parts_are_compared() -> None:
+    parts = (Part(name="a", weight=1.0), Part(name="b", weight=1.0), Part(name="overlong", weight=-1.0))
+    penalty = OverlongPenalty(Overlong(buffer=1.0), 8)  # of lengths 1, 2, ...: what they cost makes no difference
+
+    def of(*scores: tuple[float | None, float]) -> Group:
+        made = scored(*[(1.0, "correct", 1 + k, "stop") for k in range(len(scores))])
+        rewards = [None if None in pair else 1.0 for pair in scores]
+        verdicts = [{"a": verdict(a), "b": verdict(b)} for a, b in scores]
+        rows = zip(made.rollouts, verdicts, rewards, strict=True)
+        return made.with_all([penalty.apply(replace(r, verdicts=v, reward=reward)) for r, v, reward in rows])
+
+    swapped = of((1.0, 0.0), (0.0, 1.0))
+    assert (quality(swapped), quality(swapped, parts)) == ("equal", "useful")
+    same = of((0.5, 0.5), (0.5, 0.5), (None, 1.0))
+    assert (quality(same), quality(same, parts)) == ("equal", "equal")
+    metrics = group_metrics(Taken([swapped, same]), parts)
+    assert (metrics["sampling/useful_ratio"], metrics["sampling/equal_ratio"]) == (0.5, 0.5)
+    assert group_metrics(Taken([swapped, same]))["sampling/equal_ratio"] == 1.0
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------------

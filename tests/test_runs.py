@@ -574,6 +574,7 @@ def test_a_rollout_is_read_back_with_every_field_of_every_verdict(written: Path)
         "response": "4",
         "reward": 0.25,
         "advantage": -0.75,
+        "greedy": False,
         "finish": "stop",
         "prompt_ids": [3, 4],
         "token_ids": [55, 2_000_000, 1],
@@ -582,6 +583,36 @@ def test_a_rollout_is_read_back_with_every_field_of_every_verdict(written: Path)
         "versions": [{"start": 0, "version": 17}, {"start": 2, "version": 18}],
         "support": [[55, 9], [], [1]],
     }
+
+
+def test_a_greedy_completion_is_a_row_behind_its_siblings_that_says_so(tmp_path: Path) -> None:
+    def of(number: int, reward: float) -> Rollout:
+        return Rollout(id=f"1/t/{number}", completion=completion(), verdicts={"answer": verdict()}, reward=reward)
+
+    groups = [
+        Group(task=Task(id="t", prompt="?"), prompt_ids=(1,), rollouts=(of(0, 0.25), of(1, 1.0)), greedy=of(2, 0.5)),
+        Group(task=Task(id="u", prompt="?"), prompt_ids=(1,), rollouts=(of(3, 0.125),)),
+    ]
+    with Run.open(recipe(tmp_path / "run"), "r.yaml") as run:
+        run.write_rollouts(1, groups, {"1/t/0": -0.25, "1/t/1": 0.5, "1/t/3": 0.0})
+        run.record(1, {})
+    rows = read_rollouts(tmp_path / "run", 1)
+    assert [(row["id"], row["greedy"], row["reward"], row["advantage"]) for row in rows] == [
+        ("1/t/0", False, 0.25, -0.25),
+        ("1/t/1", False, 1.0, 0.5),
+        ("1/t/2", True, 0.5, None),
+        ("1/t/3", False, 0.125, 0.0),
+    ]
+    assert rows[2]["verdicts"] == rows[0]["verdicts"]
+    path = tmp_path / "run" / "rollouts" / "000001.parquet"
+    mean = duckdb.connect().execute(f"select avg(reward) from '{path}' where not greedy").fetchone()
+    assert mean == (pytest.approx(1.375 / 3),)
+
+
+def test_rollouts_of_a_version_that_knew_no_greedy_ones_are_read(written: Path) -> None:
+    path = written / "rollouts" / "000012.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["greedy"]), path)
+    assert [row["greedy"] for row in read_rollouts(written, 12)] == [False] * 3
 
 
 def test_what_could_not_be_judged_stays_unknown(written: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,13 @@ from torch import Tensor
 
 from rlvr import advantages, lora, parallel, policy
 from rlvr.batching import Batch
+from rlvr.errors import NonFiniteError
 from rlvr.failpoints import failpoint
 from rlvr.loops import setup
-from rlvr.losses import Sums, divisor, policy_loss
+from rlvr.losses import carries_gradient, count, divisor, flatten
 from rlvr.parity import Agreement
-from rlvr.recipe import RlRecipe
+from rlvr.recipe import Kl, RlRecipe
+from rlvr.rewards.base import parts_of
 from rlvr.seeds import permutation
 from rlvr.trained import Trained
 
@@ -30,6 +32,11 @@ class Learner:
     trained: Trained
     reference: Any = None
     """A frozen copy, for a full-parameter policy that is held near to it."""
+    kl: Kl = field(init=False)
+    """The recipe's, with the coefficient of the step under way where it is adaptive."""
+
+    def __post_init__(self) -> None:
+        self.kl = self.recipe.kl
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class Learned:
 
     metrics: dict[str, float]
     adv_B: Tensor
-    """float64 [B], of each row's first trained token."""
+    """float32 [B], of each row's first token that has one."""
     agreement: Agreement
     """Of the sampler with the first forward; beyond parity.tolerance nothing is learnt, but for on_mismatch: warn."""
 
@@ -47,18 +54,20 @@ def learn(learner: Learner, batch: Batch, step: int) -> Learned:
     """The step's optimizer updates on its judged rollouts."""
     recipe, trained = learner.recipe, learner.trained
     batch = _with_logprobs(learner, batch.to(setup.device()))
-    adv_BT, returns_BT = advantages.compute(batch, recipe.advantage, recipe.kl)
+    weights = [part.weight for part in parts_of(recipe.rewards, recipe.overlong)]
+    adv_BT, returns_BT = advantages.compute(batch, recipe.advantage, learner.kl, weights)
     batch = replace(batch, adv_BT=adv_BT, returns_BT=returns_BT)
-    adv_B = adv_BT.gather(1, batch.mask_BT.float().argmax(dim=1, keepdim=True))[:, 0].cpu()
+    adv_B = adv_BT.gather(1, (adv_BT != 0).float().argmax(dim=1, keepdim=True))[:, 0].cpu()
     agreement = Agreement()
     totals: defaultdict[str, float] = defaultdict(float)
     updates: list[dict[str, float]] = []
     for minibatch in _minibatches(batch, recipe, step):
-        useful = minibatch.rows(_carries_gradient_B(minibatch, recipe))
+        counts = count(minibatch, recipe.loss)
+        useful = _useful(replace(minibatch, counts=counts), learner)
         if not len(useful.length_B):
             updates.append(trained.pass_over())
             continue
-        by = divisor(minibatch.num_tokens, minibatch.num_sequences, recipe.loss, recipe.sample.max_tokens)
+        by = divisor(counts, recipe.loss, recipe.sample.max_tokens)
         longest = int(useful.length_B.max())
         sums, compared = trained.in_memory(partial(_gradient, learner, useful, by), longest)
         for name, value in parallel.add(sums).items():
@@ -71,39 +80,63 @@ def learn(learner: Learner, batch: Batch, step: int) -> Learned:
         updates.append(trained.step())
         failpoint("update")
     metrics = _step_metrics(totals, updates) | agreement.metrics()
-    if recipe.kl.where == "reward" and recipe.kl.coef > 0:
-        metrics["kl"] = advantages.mean_kl(batch, recipe.kl)
+    if learner.kl.where == "reward" and learner.kl.coef > 0:
+        metrics["kl"] = advantages.mean_kl(batch, learner.kl)
     return Learned(metrics, adv_B, agreement)
 
 
 def _with_logprobs(learner: Learner, batch: Batch) -> Batch:
-    """The batch with old_logp_BT and ref_logp_BT, where the settings need them."""
+    """The batch with old_logp_BT, entropy_BT and ref_logp_BT, where the settings need them."""
     recipe, model = learner.recipe, learner.trained.model
-    if recipe.updates * recipe.epochs > 1:
-        batch = replace(batch, old_logp_BT=_logprobs(learner, model, batch))
-    if recipe.kl.coef > 0:
+    if recipe.updates * recipe.epochs > 1 or recipe.advantage.top_entropy < 1:
+        old_logp_BT, entropy_BT = _scores(learner, model, batch)
+        batch = replace(batch, entropy_BT=entropy_BT)
+        if recipe.updates * recipe.epochs > 1:
+            batch = replace(batch, old_logp_BT=old_logp_BT)
+    if learner.kl.coef > 0:
         if lora.is_attached(model):
             with lora.off(model):
-                batch = replace(batch, ref_logp_BT=_logprobs(learner, model, batch))
+                batch = replace(batch, ref_logp_BT=_scores(learner, model, batch)[0])
         else:
-            batch = replace(batch, ref_logp_BT=_logprobs(learner, learner.reference, batch))
+            batch = replace(batch, ref_logp_BT=_scores(learner, learner.reference, batch)[0])
     return batch
 
 
 @torch.no_grad()
-def _logprobs(learner: Learner, model: Any, batch: Batch) -> Tensor:
-    """logp_BT of the whole batch, each rank having done its share, without gradient."""
+def _scores(learner: Learner, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(logp_BT, entropy_BT) of the whole batch, each rank having done its share, without gradient."""
     own_B = parallel.share_B(batch.length_B)
 
-    def compute() -> Tensor:
+    def compute() -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(model.dtype, torch.float32)
         logp_BT = torch.zeros_like(batch.sampler_logp_BT, dtype=dtype)
+        entropy_BT = torch.zeros_like(logp_BT)
         for index_B, micro in _micro(learner, batch.rows(own_B)):
-            part_BT, _ = _forward(learner, model, micro)
+            part_BT, part_entropy_BT = policy.logprobs(
+                model,
+                micro.ids_BT,
+                micro.mask_BT,
+                learner.recipe.sample.temperature,
+                length_B=micro.length_B if learner.trained.packs else None,
+                fused=learner.recipe.loss.fused == "auto",
+            )
             logp_BT[own_B[index_B], : part_BT.shape[1]] = part_BT
-        return logp_BT
+            entropy_BT[own_B[index_B], : part_BT.shape[1]] = part_entropy_BT
+        return logp_BT, entropy_BT
 
-    return parallel.add_rows(learner.trained.in_memory(compute, int(batch.length_B.max())))
+    logp_BT, entropy_BT = learner.trained.in_memory(compute, int(batch.length_B.max()))
+    return parallel.add_rows(logp_BT), parallel.add_rows(entropy_BT)
+
+
+def _useful(batch: Batch, learner: Learner) -> Batch:
+    """The rows whose loss has a gradient: the others cost no forward. All rows where a number is not finite."""
+    if not batch.mask_BT.any():
+        return batch.rows(torch.zeros_like(batch.group_B, dtype=torch.bool))
+    try:
+        tokens = flatten(batch, learner.recipe.loss, learner.kl)
+    except NonFiniteError:
+        return batch
+    return batch.rows(tokens.row_N[carries_gradient(tokens, learner.recipe.loss, learner.kl)].unique())
 
 
 def _gradient(learner: Learner, useful: Batch, by: float) -> tuple[dict[str, float], Agreement]:
@@ -113,11 +146,25 @@ def _gradient(learner: Learner, useful: Batch, by: float) -> tuple[dict[str, flo
     agreement = Agreement()
     for _, micro in _micro(learner, useful.rows(parallel.share_B(useful.length_B))):
         failpoint("micro")
-        logp_BT, entropy_BT = _forward(learner, trained.model, micro)
-        agreement.add(logp_BT, micro)
-        sums = policy_loss(logp_BT, micro, recipe.loss, recipe.kl)
+        try:
+            sums = policy.policy_loss(
+                trained.model,
+                micro,
+                recipe.loss,
+                learner.kl,
+                recipe.sample.temperature,
+                packs=trained.packs,
+                expected_grad=1 / by,
+            )
+        except NonFiniteError:
+            trained.spoil()
+            continue
+        assert sums.logp_BT is not None and sums.scored_BT is not None
+        agreement.add(sums.logp_BT, replace(micro, mask_BT=sums.scored_BT))
         totals["loss"] += trained.backward(sums, by)
-        _add(totals, sums, float(entropy_BT.sum()))
+        totals["tokens"] += sums.scored
+        for name, value in sums.metrics.items():
+            totals[name] += value
     return totals, agreement
 
 
@@ -125,17 +172,6 @@ def _micro(learner: Learner, batch: Batch) -> Iterator[tuple[Tensor, Batch]]:
     """(rows, micro-batch) of at most trained.micro_tokens tokens each."""
     for index_B in batch.micro(learner.trained.micro_tokens):
         yield index_B, batch.rows(index_B)
-
-
-def _forward(learner: Learner, model: Any, micro: Batch) -> tuple[Tensor, Tensor]:
-    """(logp_BT, entropy_BT) at the sampling temperature."""
-    return policy.logprobs(
-        model,
-        micro.ids_BT,
-        micro.mask_BT,
-        learner.recipe.sample.temperature,
-        length_B=micro.length_B if learner.trained.packs else None,
-    )
 
 
 def _minibatches(batch: Batch, recipe: RlRecipe, step: int) -> Iterator[Batch]:
@@ -146,22 +182,6 @@ def _minibatches(batch: Batch, recipe: RlRecipe, step: int) -> Iterator[Batch]:
         for update in range(recipe.updates):
             share = torch.tensor(order[update :: recipe.updates], device=batch.group_B.device)
             yield batch.rows(torch.isin(batch.group_B, share))
-
-
-def _carries_gradient_B(batch: Batch, recipe: RlRecipe) -> Tensor:
-    """Rows whose loss has a gradient: without advantage, and without divergence in the loss, they cost no work."""
-    assert batch.adv_BT is not None
-    is_trained_B = batch.mask_BT.any(dim=1)
-    if recipe.kl.coef > 0 and recipe.kl.where == "loss":
-        return is_trained_B
-    return is_trained_B & (batch.adv_BT != 0).any(dim=1)
-
-
-def _add(totals: defaultdict[str, float], sums: Sums, entropy: float) -> None:
-    totals["tokens"] += sums.tokens
-    totals["entropy"] += entropy
-    for name, value in sums.metrics.items():
-        totals[name] += value
 
 
 def _step_metrics(totals: Mapping[str, float], updates: Sequence[Mapping[str, float]]) -> dict[str, float]:

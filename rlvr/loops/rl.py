@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +21,7 @@ from rlvr.loops import setup
 from rlvr.loops.learn import Learned, Learner, learn
 from rlvr.loops.stopping import StopRequest
 from rlvr.progress import Progress, WarnOnce, warnings_in_words
-from rlvr.recipe import RlRecipe, VerifiedReward
+from rlvr.recipe import AdaptiveKl, RlRecipe, VerifiedReward
 from rlvr.rewards import base as rewards_base
 from rlvr.rollout import Rollouts, Taken, group_metrics, sampling
 from rlvr.runs import Run
@@ -29,6 +31,8 @@ from rlvr.types import Engine, Group, Task
 _FOR_A_CAUSE = 4
 """Prompts that are sampled at least where a cause is looked for."""
 _SHOWN = ("reward", "completions/mean_length", "frac_reward_zero_std", "entropy", "grad_norm")
+_KL_ERROR = 0.2
+"""Largest relative error that the coefficient answers to."""
 Encoded = Sequence[tuple[Task, tuple[int, ...]]]
 
 
@@ -56,8 +60,46 @@ def train(recipe: RlRecipe, run: Run, progress: Progress, stop: StopRequest) -> 
 def begin(recipe: RlRecipe) -> Callable[[Batch, int], Learned]:
     """What every other rank does in each step, once it has the main rank's state."""
     learner, _ = _load(recipe)
+    _share(learner)
+    return partial(_learn, learner)
+
+
+def _share(learner: Learner) -> None:
+    """Give every rank what the main rank has, as after resuming."""
     learner.trained.share_state()
-    return partial(learn, learner)
+    _set_kl_coef(learner, parallel.from_main(learner.kl.coef))
+
+
+def _set_kl_coef(learner: Learner, coef: float) -> None:
+    learner.kl = learner.kl.model_copy(update={"coef": coef})
+
+
+def _learn(learner: Learner, batch: Batch, step: int) -> Learned:
+    """learn(), and where kl.adaptive is set the coefficient of the next step, the same on every rank."""
+    learned = learn(learner, batch, step)
+    coef, adaptive = learner.kl.coef, learner.kl.adaptive
+    if adaptive is None or not learned.metrics:
+        return learned
+    kl = learned.metrics.get("kl")  # none where the update was skipped
+    if kl is not None and math.isfinite(kl):
+        _set_kl_coef(learner, next_kl_coef(coef, kl, len(batch.length_B), adaptive))
+    return replace(learned, metrics={**learned.metrics, "kl/coef": coef})
+
+
+def next_kl_coef(coef: float, kl: float, num_completions: int, adaptive: AdaptiveKl) -> float:
+    """coef * (1 + clip(kl / target - 1, -0.2, 0.2) * num_completions / horizon)
+
+    https://arxiv.org/abs/1909.08593 section 2.2, with K_beta = num_completions / horizon as in TRL and verl. kl: mean
+    of a step, nats; num_completions: learnt from in it. ValueError where those are more than the horizon.
+    """
+    if num_completions > adaptive.horizon:
+        raise ValueError(
+            f"kl.adaptive.horizon must be at least the completions of a step ({num_completions}), "
+            f"got {adaptive.horizon}"
+        )
+    error = min(max(kl / adaptive.target - 1, -_KL_ERROR), _KL_ERROR)
+    # 0 would never grow again
+    return max(coef * (1 + error * num_completions / adaptive.horizon), sys.float_info.min)
 
 
 def _load(recipe: RlRecipe) -> tuple[Learner, Any]:
@@ -144,11 +186,14 @@ class _Job:
 def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
     recipe, run, progress, trained = job.recipe, job.run, job.progress, job.learner.trained
     state = setup.resume(run, trained, progress)
+    if state.kl_coef is not None:
+        _set_kl_coef(job.learner, state.kl_coef)
     parallel.begin()
-    trained.share_state()
-    update = parallel.Together(partial(learn, job.learner))
+    _share(job.learner)
+    update = parallel.Together(partial(_learn, job.learner))
     job.engine.load(trained.weights(), version=state.step)
     log = run.group_log(progress.warn)
+    parts = rewards_base.parts_of(recipe.rewards, recipe.overlong) if recipe.advantage.kind == "gdpo" else ()
     rollouts = Rollouts(
         encoded,
         job.engine,
@@ -157,6 +202,8 @@ def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
         seed=recipe.seed,
         cursor=state.cursor,
         log=log,
+        with_greedy=recipe.advantage.kind == "greedy",
+        parts=parts,
         is_stopping=lambda: job.stop.requested,
         on_progress=progress.phase,
     )
@@ -168,8 +215,8 @@ def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
         partial(_likely_cause, job, encoded, groups, state.step),
     )
     warn = WarnOnce()
-    parts = [f"rewards/{name}/mean" for name in recipe.rewards] if len(recipe.rewards) > 1 else []
-    shown = (_SHOWN[0], *parts, *_SHOWN[1:])
+    by_part = [f"rewards/{name}/mean" for name in recipe.rewards] if len(recipe.rewards) > 1 else []
+    shown = (_SHOWN[0], *by_part, *_SHOWN[1:])
     with _kept_when_stopped(job, state):
         if state.step == 0 and state.before is None and recipe.eval.before and job.held_out:
             state.before, state.saved = _evaluate(job, 0), -1
@@ -182,10 +229,10 @@ def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
             taken = rollouts.take(step)
         clock.lap("sample", taken.sample_seconds)
         clock.lap("score", taken.score_seconds)
-        metrics = group_metrics(taken)
+        metrics = group_metrics(taken, parts)
         progress.phase("training")
         with clock.timed("train"):
-            batch = make_batch(taken.groups, filter_truncated=recipe.overlong.filter)
+            batch = make_batch(taken.groups, filter_truncated=recipe.overlong.filter, parts=parts)
             learned = update(batch, step)
         metrics |= learned.metrics
         setup.guard(run, trained, metrics, step, batch.tensors(), progress)
@@ -197,6 +244,7 @@ def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
             log.discard(step)  # whoever mends what was wrong wants them sampled anew
             raise
         state.advance(step, rollouts.cursor, sum(_num_tokens(group) for group in taken.sampled))
+        state.kl_coef = job.learner.kl.coef
         run.write_rollouts(step, taken.sampled, _advantages(taken, learned))
         metrics |= {"num_tokens": float(state.tokens), **clock.metrics(taken)}
         metrics["system/engine_restarts"] = float(job.engine.restarts)
@@ -285,7 +333,7 @@ class _Clock:
 
 
 def _num_tokens(group: Group) -> int:
-    return sum(len(rollout.completion.token_ids) for rollout in group.rollouts)
+    return sum(len(rollout.completion.token_ids) for rollout in group.all_rollouts)
 
 
 def _evaluate_where_due(job: _Job, step: int) -> None:

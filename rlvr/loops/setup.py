@@ -33,6 +33,9 @@ class State:
     """Sampled (RL) or trained on (SFT, pretraining) so far."""
     before: dict[str, Any] | None = None
     """The evaluation before the first step."""
+    kl_coef: float | None = None
+    """Of the next RL step, which kl.adaptive moves; None before the first step, and in the checkpoints of versions that
+    knew no adaptive one: that of the recipe."""
     seconds_before: float = 0.0
     """Of earlier attempts."""
     saved: int = -1
@@ -193,6 +196,7 @@ def save(run: Run, trained: Trained, state: State, keep: int) -> None:
         "cursor": state.cursor,
         "tokens": state.tokens,
         "before": state.before,
+        "kl_coef": state.kl_coef,
         "seconds": state.seconds(),
     }
     run.sync()
@@ -245,7 +249,15 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
             f"metrics.jsonl lacks the rows of {len(missing)} steps before ({min(missing)}, ...): they are lost"
         )
     progress.say(f"resuming after step {step}")
-    return State(step, numbers["cursor"], numbers["tokens"], numbers["before"], numbers["seconds"], saved=step)
+    return State(
+        step=step,
+        cursor=numbers["cursor"],
+        tokens=numbers["tokens"],
+        before=numbers["before"],
+        kl_coef=numbers.get("kl_coef"),
+        seconds_before=numbers["seconds"],
+        saved=step,
+    )
 
 
 def _tell(loaded: Loaded[Item], what: str, progress: Progress) -> list[Item]:

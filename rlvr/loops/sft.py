@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlvr import chat, parallel, policy
 from rlvr.batching import micro_batches
-from rlvr.errors import Stopped
+from rlvr.errors import NonFiniteError, Stopped
 from rlvr.failpoints import failpoint
 from rlvr.loops import setup
 from rlvr.loops.stopping import StopRequest
@@ -56,7 +56,7 @@ def begin(recipe: SftRecipe | PretrainRecipe) -> Callable[[Rows], dict[str, floa
     """What every other rank does in each step, once it has the main rank's state."""
     trained = _trained(recipe, base_model(recipe)[0])
     trained.share_state()
-    return partial(update, trained)
+    return partial(update, trained, fused=recipe.loss.fused)
 
 
 def base_model(recipe: SftRecipe | PretrainRecipe) -> tuple[Any, Any]:
@@ -100,7 +100,7 @@ def _train(job: _Job, stop: StopRequest) -> dict[str, Any]:
     state = setup.resume(run, trained, progress)
     parallel.begin()
     trained.share_state()
-    work = parallel.Together(partial(update, trained))
+    work = parallel.Together(partial(update, trained, fused=recipe.loss.fused))
     plan = BatchPlan([len(e.ids) for e in job.examples], recipe.batch_size, recipe.bucket, recipe.seed)
     metrics = _last_metrics(run)  # where the last step was done before the run was killed
     progress.begin(state.step)
@@ -153,21 +153,22 @@ class Rows(NamedTuple):
     """int64, tokens that are no padding."""
 
 
-def update(trained: Trained, rows: Rows) -> dict[str, float]:
+def update(trained: Trained, rows: Rows, fused: str = "auto") -> dict[str, float]:
     """One optimizer step on the mean cross-entropy over all masked tokens, whatever the split into micro-batches.
 
-    Every rank runs this alike, each on its share of the rows. An update that was skipped has no loss.
+    Every rank runs this alike, each on its share of the rows. An update that was skipped has no loss. fused: the
+    recipe's loss.fused.
     """
     num_tokens = int(rows.mask_BT.sum())
     longest = int(rows.length_B.max())
-    sums = parallel.add(trained.in_memory(partial(_gradient, trained, rows, num_tokens), longest))
+    sums = parallel.add(trained.in_memory(partial(_gradient, trained, rows, num_tokens, fused), longest))
     step = trained.step()
     if "skipped_updates" in step:
         return step
     return {"loss": sums["loss"], "mean_token_accuracy": sums["mean_token_accuracy"] / num_tokens, **step}
 
 
-def _gradient(trained: Trained, rows: Rows, num_tokens: int) -> dict[str, float]:
+def _gradient(trained: Trained, rows: Rows, num_tokens: int, fused: str) -> dict[str, float]:
     """Add this rank's share of the gradient; its sums over tokens."""
     own = Rows(*(x[parallel.share_B(rows.length_B)].to(setup.device()) for x in rows))
     totals: defaultdict[str, float] = defaultdict(float)
@@ -176,7 +177,18 @@ def _gradient(trained: Trained, rows: Rows, num_tokens: int) -> dict[str, float]
         length_B = own.length_B[index_B]
         ids_BT, mask_BT = (x[index_B, : int(length_B.max())] for x in (own.ids_BT, own.mask_BT))
         if mask_BT.any():
-            sums = policy.cross_entropy(trained.model, ids_BT, mask_BT, length_B=length_B if trained.packs else None)
+            try:
+                sums = policy.cross_entropy(
+                    trained.model,
+                    ids_BT,
+                    mask_BT,
+                    length_B=length_B if trained.packs else None,
+                    fused=fused == "auto",
+                    expected_grad=1 / num_tokens,
+                )
+            except NonFiniteError:
+                trained.spoil()
+                continue
             totals["loss"] += trained.backward(sums, num_tokens)
             totals["mean_token_accuracy"] += sums.metrics["mean_token_accuracy"]
     return totals

@@ -10,7 +10,7 @@ from rlvr import recipe
 from rlvr.errors import RlvrError, SettingsError
 from rlvr.rewards.verified import VerifiedReward, VerifierPool
 from rlvr.seeds import seed_for
-from rlvr.types import Completion, Group, RewardSource, Rollout, Task, Verdict
+from rlvr.types import Completion, Group, Part, RewardSource, Rollout, Task, Verdict
 
 OVERLONG = "overlong"
 """The part that takes off what a completion's length costs; no part of a recipe may bear its name."""
@@ -32,7 +32,7 @@ def combine(
         if verdict.score is not None:
             total += reward.weight * verdict.score
             num_parts += 1
-        elif verdict.outcome != "not_applicable" and not reward.optional:
+        elif verdict.is_failure and not reward.optional:
             return None
     return total if num_parts else None
 
@@ -42,8 +42,23 @@ def failed_optional(verdicts_G: Sequence[Mapping[str, Verdict]], rewards: Mappin
     return {
         name
         for name, reward in rewards.items()
-        if reward.optional and any(v[name].score is None and v[name].outcome != "not_applicable" for v in verdicts_G)
+        if reward.optional and any(verdicts[name].is_failure for verdicts in verdicts_G)
     }
+
+
+def parts_of(rewards: Mapping[str, recipe.Reward], overlong: recipe.Overlong) -> tuple[Part, ...]:
+    """What a reward is the weighted sum of: the recipe's parts in its order, and behind them what length takes off.
+
+    Not those of weight 0, nor a penalty that is off.
+    """
+    parts = [
+        Part(name=name, weight=reward.weight, is_optional=reward.optional)
+        for name, reward in rewards.items()
+        if reward.weight
+    ]
+    if overlong.buffer > 0 and overlong.penalty > 0:
+        parts.append(Part(name=OVERLONG, weight=-overlong.penalty))
+    return tuple(parts)
 
 
 class RandomReward:
@@ -120,21 +135,25 @@ class Rewards:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rlvr-rewards")
 
     def score(self, groups: Sequence[Group]) -> list[Group]:
-        """The same groups, with `verdicts` by the name of the part and `reward` filled."""
-        parts = {name: source.score(groups) for name, source in self._sources.items()}
+        """The same groups, with `verdicts` by the name of the part and `reward` filled.
+
+        A greedy completion is judged as one more of the siblings. What the engine took back makes no part fail.
+        """
+        whole = [replace(group, rollouts=group.all_rollouts, greedy=None) for group in groups]
+        parts = {name: source.score(whole) for name, source in self._sources.items()}
         scored = []
         for g, group in enumerate(groups):
-            verdicts_G = [
-                {name: verdicts[g][k] for name, verdicts in parts.items()} for k in range(len(group.rollouts))
-            ]
-            left_out = failed_optional(verdicts_G, self._rewards)
-            rollouts = tuple(
+            asked = group.all_rollouts
+            verdicts_G = [{name: verdicts[g][k] for name, verdicts in parts.items()} for k in range(len(asked))]
+            answered = [v for v, rollout in zip(verdicts_G, asked, strict=True) if rollout.completion.finish != "abort"]
+            left_out = failed_optional(answered, self._rewards)
+            rollouts = [
                 replace(rollout, verdicts=verdicts, reward=combine(verdicts, self._rewards, left_out))
-                for rollout, verdicts in zip(group.rollouts, verdicts_G, strict=True)
-            )
+                for rollout, verdicts in zip(asked, verdicts_G, strict=True)
+            ]
             if self._overlong is not None:
-                rollouts = tuple(self._overlong.apply(rollout) for rollout in rollouts)
-            scored.append(replace(group, rollouts=rollouts))
+                rollouts = [self._overlong.apply(rollout) for rollout in rollouts]
+            scored.append(group.with_all(rollouts))
         return scored
 
     def submit(self, group: Group) -> Future[Group]:
