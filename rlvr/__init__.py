@@ -10,22 +10,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlvr.losses import policy_loss
+    from rlvr.batching import Batch
+    from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
+    from rlvr.losses import count, divisor, policy_loss
     from rlvr.plugins import verifier
+    from rlvr.recipe import Kl, Loss
     from rlvr.types import Completion, Group, Rollout, Task, Verdict
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Batch": "rlvr.batching",
     "Completion": "rlvr.types",
     "Group": "rlvr.types",
+    "Kl": "rlvr.recipe",
+    "Loss": "rlvr.recipe",
     "Rollout": "rlvr.types",
     "Task": "rlvr.types",
     "Verdict": "rlvr.types",
+    "count": "rlvr.losses",
+    "divisor": "rlvr.losses",
+    "fused_cross_entropy": "rlvr.fused",
+    "fused_logprobs": "rlvr.fused",
+    "fused_policy_loss": "rlvr.fused",
     "policy_loss": "rlvr.losses",
     "verifier": "rlvr.plugins",
 }
-__all__ = ["Completion", "Group", "Rollout", "Task", "Verdict", "policy_loss", "verifier"]
+__all__ = [
+    "Batch",
+    "Completion",
+    "Group",
+    "Kl",
+    "Loss",
+    "Rollout",
+    "Task",
+    "Verdict",
+    "count",
+    "divisor",
+    "fused_cross_entropy",
+    "fused_logprobs",
+    "fused_policy_loss",
+    "policy_loss",
+    "verifier",
+]
 
 if not (Path(__file__).parent / "verifiers").is_dir():
     raise ImportError(

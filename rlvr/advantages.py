@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from rlvr.batching import Batch
-from rlvr.losses import check_finite, kl_estimate
+from rlvr.losses import check_finite
 from rlvr.recipe import Advantage, Kl
+from rlvr.surrogates import kl_estimate
 
 LENGTH_ALPHA = 0.05
 """lam "length" is 1 - 1 / (LENGTH_ALPHA * tokens), https://arxiv.org/abs/2504.05118 section 4.2."""

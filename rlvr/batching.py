@@ -89,6 +89,9 @@ class Batch:
         B, T = ids_BT.shape
         if adv.shape not in ((B,), (B, T)):
             raise ValueError(f"adv must have shape {(B,)} or {(B, T)}, got {tuple(adv.shape)}")
+        for name, value_B in (("reward_B", reward_B), ("group_B", group_B)):
+            if value_B is not None and value_B.shape != (B,):
+                raise ValueError(f"{name} must have shape {(B,)}, got {tuple(value_B.shape)}")
         unknown = torch.full((), torch.nan, device=ids_BT.device)
         return cls(
             ids_BT=ids_BT,

@@ -6,10 +6,7 @@ from here, so that each formula stands once. B sequences, T tokens, N trained to
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +14,8 @@ from torch import Tensor
 from rlvr.batching import Batch, Counts
 from rlvr.errors import NonFiniteError
 from rlvr.recipe import Correction, Kl, Loss
+from rlvr.surrogates import MAX_LOG_RATIO, SURROGATES, At, bounded, kl_estimate
 
-MAX_LOG_RATIO = 20.0
-"""Keeps exp() finite where the sampler and the policy disagree badly."""
 _NO_KL = Kl()
 
 
@@ -34,8 +30,8 @@ class Sums:
     sequences: int
     """With at least one trained token."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Sums over the scored tokens (no gradient); divide by their number. clip_ratio/*: those with no gradient by
-    clipping; ratio/overflow: those whose log ratio is beyond MAX_LOG_RATIO; kl and entropy: nats;
+    """Sums over the scored tokens (no gradient); divide by their number. clip_ratio/*: those whose ratio was clipped
+    (or, with dppo, dropped); ratio/overflow: those whose log ratio is beyond MAX_LOG_RATIO; kl and entropy: nats;
     correction/dropped, opsm/dropped: those that left the loss."""
     scored: int = 0
     """Trained tokens whose log-probability was computed: fewer than `tokens` where some carry no gradient."""
@@ -50,7 +46,7 @@ def policy_loss(
 ) -> Sums:
     """sum over trained tokens of weight * (surrogate * correction + kl.coef * KL - entropy_coef * entropy + NLL).
 
-    The weight is loss.aggregate's, the rest is described at the settings; formulas and sources: surrogate().
+    The weight is loss.aggregate's, the rest is described at the settings; formulas and sources: surrogates.py.
     logp_BT: nats, of ids_BT under the policy at the sampling temperature, with gradient; entropy_BT: nats, of the
     distributions that ids_BT were drawn from, with gradient, needed where entropy_coef > 0. Only columns with mask_BT
     count, whatever stands in the others. Without batch.old_logp_BT the old policy is the policy itself (r = 1, its
@@ -86,6 +82,7 @@ def value_loss(values_BT: Tensor, batch: Batch, clip: float | None = None, aggre
     the sum of (V - R)^2 / 2. As PPO2's, verl's and OpenRLHF's. ValueError where something is missing.
     """
     mask_BT = batch.mask_BT
+    _check_mask(mask_BT)
     if values_BT.shape != mask_BT.shape:
         raise ValueError(f"values_BT must have the batch's shape {tuple(mask_BT.shape)}, got {tuple(values_BT.shape)}")
     if clip is not None and not clip > 0:
@@ -118,11 +115,7 @@ def count(batch: Batch, loss: Loss) -> Counts:
     row_tokens_B = batch.mask_BT.sum(dim=1)
     num_groups = int(batch.group_B.max()) + 1 if len(batch.group_B) else 0
     tokens_P = row_tokens_B.new_zeros(num_groups).index_add(0, batch.group_B, row_tokens_B)
-    positive_tokens = 0
-    if loss.positive_nll > 0:
-        if not bool(batch.reward_B.isfinite().all()):
-            raise ValueError("batch.reward_B must be finite where loss.positive_nll > 0, got NaN or infinity")
-        positive_tokens = int(row_tokens_B[batch.reward_B > loss.positive_above].sum())
+    positive_tokens = int(row_tokens_B[_is_positive(batch, loss)].sum()) if loss.positive_nll > 0 else 0
     return Counts(
         tokens=int(row_tokens_B.sum()),
         sequences=int((row_tokens_B > 0).sum()),
@@ -193,9 +186,8 @@ class Tokens:
 
 def flatten(batch: Batch, loss: Loss, kl: Kl = _NO_KL) -> Tokens:
     """The trained tokens of a batch. ValueError where there is none, or something that the settings read is missing."""
+    _check_mask(batch.mask_BT)
     row_N, _ = batch.mask_BT.nonzero(as_tuple=True)
-    if not len(row_N):
-        raise ValueError(f"mask_BT must be True somewhere, got none of {tuple(batch.mask_BT.shape)}")
     has_old = loss.anchor == "sampler" or batch.old_logp_BT is not None
     old = "sampler_logp_BT" if loss.anchor == "sampler" else "old_logp_BT"
     has_sampler = loss.correction is not None or loss.opsm is not None
@@ -255,17 +247,24 @@ def check_finite(value_N: Tensor, name: str, mask_BT: Tensor) -> None:
         )
 
 
+def _check_mask(mask_BT: Tensor) -> None:
+    if not bool(mask_BT.any()):
+        raise ValueError(f"mask_BT must be True somewhere, got none of {tuple(mask_BT.shape)}")
+
+
 def _column(batch: Batch, name: str, needed_by: str) -> Tensor:
     """Of the trained tokens."""
     value_BT = getattr(batch, name)
     if value_BT is None:
         raise ValueError(f"batch.{name} must be set for {needed_by}, got None")
-    if value_BT.shape != batch.mask_BT.shape:
-        raise ValueError(
-            f"batch.{name} must have the shape of mask_BT {tuple(batch.mask_BT.shape)}, got {tuple(value_BT.shape)}"
-        )
-    value_N = value_BT[batch.mask_BT]
-    check_finite(value_N, f"batch.{name}", batch.mask_BT)
+    return _trained(value_BT, f"batch.{name}", batch.mask_BT)
+
+
+def _trained(value_BT: Tensor, name: str, mask_BT: Tensor) -> Tensor:
+    if value_BT.shape != mask_BT.shape:
+        raise ValueError(f"{name} must have the shape of mask_BT {tuple(mask_BT.shape)}, got {tuple(value_BT.shape)}")
+    value_N = value_BT[mask_BT]
+    check_finite(value_N, name, mask_BT)
     return value_N
 
 
@@ -282,11 +281,18 @@ def _weights(batch: Batch, loss: Loss) -> Tensor:
     return weight_B.repeat_interleave(in_row_B)
 
 
+def _is_positive(batch: Batch, loss: Loss) -> Tensor:
+    """bool [B]"""
+    if not bool(batch.reward_B.isfinite().all()):
+        raise ValueError("batch.reward_B must be finite where loss.positive_nll > 0, got NaN or infinity")
+    return batch.reward_B > loss.positive_above
+
+
 def _nll_weights(batch: Batch, loss: Loss) -> Tensor:
     """float64 [N]: divided by divisor(), they are a mean over the step's tokens of positive rows."""
     counts = batch.counts or count(batch, loss)
     whole = divisor(counts, loss) * loss.positive_nll / max(1, counts.positive_tokens)
-    weight_B = torch.where(batch.reward_B > loss.positive_above, whole, 0.0).double()
+    weight_B = _is_positive(batch, loss).double() * whole
     return weight_B.repeat_interleave(batch.mask_BT.sum(dim=1))
 
 
@@ -298,15 +304,15 @@ def total_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """(scalar sum with gradient to logp_N and entropy_N, metrics: sums over tokens without gradient)"""
     if loss.entropy_coef > 0 and entropy_N is None:
-        raise ValueError(f"entropy must be given where loss.entropy_coef > 0 ({loss.entropy_coef:g}), got None")
+        raise ValueError(f"entropy_BT must be given where loss.entropy_coef > 0 ({loss.entropy_coef:g}), got None")
     old_N = logp_N.detach() if tokens.old_N is None else tokens.old_N
     log_ratio_N = logp_N - old_N
     if loss.ratio != "token":
         mean_N = tokens.over_row(log_ratio_N)
         # in value the row's mean, in gradient each token's own
         log_ratio_N = mean_N if loss.ratio == "sequence" else mean_N.detach() + (logp_N - logp_N.detach())
-    bounded_N = _bounded(log_ratio_N)
-    at = _At(logp_N, old_N, bounded_N, bounded_N.exp(), tokens.adv_N, tokens, loss)
+    bounded_N = bounded(log_ratio_N)
+    at = At(logp_N, old_N, bounded_N, bounded_N.exp(), tokens.adv_N, tokens, loss)
     loss_N, low_N, high_N = SURROGATES[loss.surrogate](at)
     with torch.no_grad():
         metrics = {
@@ -340,125 +346,6 @@ def total_loss(
     return total, metrics
 
 
-class _At(NamedTuple):
-    """What a surrogate is made of, for N tokens."""
-
-    logp_N: Tensor
-    old_N: Tensor
-    log_ratio_N: Tensor
-    """Of the kind that loss.ratio says, within MAX_LOG_RATIO."""
-    ratio_N: Tensor
-    adv_N: Tensor
-    tokens: Tokens
-    loss: Loss
-
-
-Surrogate = Callable[[_At], tuple[Tensor, Tensor, Tensor]]
-"""(loss [N], bool [N] of tokens that were clipped from below, bool [N] from above)"""
-
-
-def _clip(at: _At) -> tuple[Tensor, Tensor, Tensor]:
-    """L = -min(r A, clip(r, 1 - low, 1 + high) A), https://arxiv.org/abs/1707.06347 eq. 7; with clip.dual at least
-    -dual A where A < 0, https://arxiv.org/abs/1912.09729 eq. 3. A ratio over the sequence makes it GSPO's,
-    https://arxiv.org/abs/2507.18071 eq. 5: each token of the row then counts as one term."""
-    clip, ratio_N, adv_N = at.loss.clip, at.ratio_N, at.adv_N
-    clipped_N = ratio_N.clamp(1 - clip.low, 1 + clip.high)
-    free_N = ratio_N if clip.dual is None else ratio_N.clamp(max=clip.dual)
-    low_N = (ratio_N < 1 - clip.low) & (adv_N < 0)
-    high_N = (ratio_N > 1 + clip.high) & (adv_N > 0)
-    if clip.dual is not None:
-        high_N = high_N | ((ratio_N > clip.dual) & (adv_N < 0))
-    return -torch.minimum(free_N * adv_N, clipped_N * adv_N), low_N, high_N
-
-
-def _cispo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
-    """L = -sg(clip(r, 1 - low, 1 + high)) A log p, https://arxiv.org/abs/2506.13585 eq. 4: no token loses all."""
-    low, high = 1 - at.loss.clip.low, 1 + at.loss.clip.high
-    weight_N = at.ratio_N.detach().clamp(low, high)
-    return -weight_N * at.adv_N * at.logp_N, at.ratio_N < low, at.ratio_N > high
-
-
-def _gmpo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
-    """L = -A exp(mean over the row of d), d the log ratio clipped to [-low, high] on the side that A moves it to,
-    https://arxiv.org/abs/2507.20673 eq. 4; each token of the row counts as one term."""
-    clip, sign_N = at.loss.clip, at.adv_N.sign()
-    clipped_N = at.log_ratio_N.clamp(-clip.low, clip.high)
-    bound_N = sign_N * torch.minimum(sign_N * at.log_ratio_N, sign_N * clipped_N)
-    low_N = (at.log_ratio_N < -clip.low) & (at.adv_N < 0)
-    high_N = (at.log_ratio_N > clip.high) & (at.adv_N > 0)
-    return -at.adv_N * at.tokens.over_row(bound_N).exp(), low_N, high_N
-
-
-def _sapo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
-    """L = -A sigmoid(tau (r - 1)) 4 / tau, https://arxiv.org/abs/2511.20347 eq. 6"""
-    tau_N = torch.where(at.adv_N > 0, at.loss.sapo.tau_pos, at.loss.sapo.tau_neg).to(at.ratio_N.dtype)
-    gate_N = torch.sigmoid(tau_N * (at.ratio_N - 1)) * 4 / tau_N
-    return -at.adv_N * gate_N, *_unclipped(at)
-
-
-def _vespo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
-    """L = -sg(phi(w)) A log p, w the product of the row's ratios, phi(w) = e^lambda w^k e^(-lambda w),
-    https://arxiv.org/abs/2602.10693; log w is held within [log 1e-8, 20] as TRL does."""
-    vespo, is_good_N = at.loss.vespo, at.adv_N > 0
-    log_w_N = at.tokens.over_row(at.log_ratio_N.detach(), "sequence").clamp(math.log(1e-8), MAX_LOG_RATIO)
-    k_N = torch.where(is_good_N, vespo.k_pos, vespo.k_neg).to(log_w_N.dtype)
-    lambda_N = torch.where(is_good_N, vespo.lambda_pos, vespo.lambda_neg).to(log_w_N.dtype)
-    phi_N = (lambda_N + k_N * log_w_N - lambda_N * log_w_N.exp()).exp()
-    return -phi_N * at.adv_N * at.logp_N, *_unclipped(at)
-
-
-def _dppo(at: _At) -> tuple[Tensor, Tensor, Tensor]:
-    """L = -A r where p has not yet moved from the old p by more than dppo.high (A > 0) or -dppo.low (A < 0), else 0,
-    https://arxiv.org/abs/2602.04879"""
-    dppo, moved_N = at.loss.dppo, at.logp_N.detach().exp() - at.old_N.exp()
-    high_N = (moved_N > dppo.high) & ((at.adv_N > 0) | dppo.any_sign)
-    low_N = (moved_N < -dppo.low) & ((at.adv_N < 0) | dppo.any_sign)
-    return torch.where(low_N | high_N, 0.0, -at.adv_N * at.ratio_N), low_N, high_N
-
-
-def _reinforce(at: _At) -> tuple[Tensor, Tensor, Tensor]:
-    """L = -A log p, https://doi.org/10.1007/BF00992696"""
-    return -at.adv_N * at.logp_N, *_unclipped(at)
-
-
-def _unclipped(at: _At) -> tuple[Tensor, Tensor]:
-    none_N = torch.zeros_like(at.adv_N, dtype=torch.bool)
-    return none_N, none_N
-
-
-SURROGATES: dict[str, Surrogate] = {
-    "clip": _clip,
-    "cispo": _cispo,
-    "gmpo": _gmpo,
-    "sapo": _sapo,
-    "vespo": _vespo,
-    "dppo": _dppo,
-    "reinforce": _reinforce,
-}
-
-
-def kl_estimate(logp_N: Tensor, ref_logp_N: Tensor, kind: str) -> Tensor:
-    """Per-token estimate of KL(policy || reference) from the policy's samples, d = ref - logp; any shape.
-
-    k1 = -d, k2 = d^2 / 2, k3 = exp(d) - 1 - d, http://joschu.net/blog/kl-approx.html; k3+: k3 in value, k2 in gradient;
-    abs = |d|. As a loss on fresh samples only k2 and k3+ have the gradient of that divergence; k3 has that of
-    KL(reference || policy), and k1 one whose mean is 0.
-    """
-    d_N = _bounded(ref_logp_N - logp_N)
-    if kind == "k1":
-        return -d_N
-    if kind == "k2":
-        return d_N.square() / 2
-    if kind == "k3":
-        return torch.expm1(d_N) - d_N
-    if kind == "k3+":
-        k2_N = d_N.square() / 2
-        return k2_N + (torch.expm1(d_N) - d_N - k2_N).detach()
-    if kind == "abs":
-        return d_N.abs()
-    raise ValueError(f"kind must be k1, k2, k3, k3+ or abs, got {kind!r}")
-
-
 def correction_weights(old_logp_BT: Tensor, sampler_logp_BT: Tensor, mask_BT: Tensor, correction: Correction) -> Tensor:
     """[B, T]: rho = exp(old - sampler), by correction.weight of each token, of the whole row, or its geometric mean.
 
@@ -467,7 +354,8 @@ def correction_weights(old_logp_BT: Tensor, sampler_logp_BT: Tensor, mask_BT: Te
     """
     row_N, _ = mask_BT.nonzero(as_tuple=True)
     in_row_N = mask_BT.sum(dim=1)[row_N]
-    old_N, sampler_N = old_logp_BT[mask_BT], sampler_logp_BT[mask_BT]
+    old_N = _trained(old_logp_BT, "old_logp_BT", mask_BT)
+    sampler_N = _trained(sampler_logp_BT, "sampler_logp_BT", mask_BT)
     tokens = Tokens(
         row_N=row_N,
         in_row_N=in_row_N,
@@ -488,18 +376,13 @@ def _correction(old_N: Tensor, tokens: Tokens, correction: Correction) -> tuple[
     gap_N = (old_N - tokens.sampler_N).detach()
 
     def ratio(level: str) -> Tensor:
-        return _bounded(tokens.over_row(gap_N, level)).exp()
+        return bounded(tokens.over_row(gap_N, level)).exp()
 
-    weight_N = torch.ones_like(gap_N) if correction.weight is None else ratio(correction.weight)
-    if correction.cap is not None:
-        weight_N = weight_N.clamp(max=correction.cap)
+    weight_N = torch.ones_like(gap_N)
+    if correction.weight is not None:
+        weight_N = ratio(correction.weight).clamp(max=correction.cap or torch.inf)
     kept_N = torch.ones_like(gap_N, dtype=torch.bool)
     if correction.mask is not None:
         rho_N = ratio(correction.mask.level)
         kept_N = (rho_N >= correction.mask.low) & (rho_N <= correction.mask.high)
     return torch.where(kept_N, weight_N, 0.0), kept_N
-
-
-def _bounded(difference_N: Tensor) -> Tensor:
-    """Within MAX_LOG_RATIO, with no gradient beyond; NaN where it is not finite, which clamp would hide."""
-    return torch.where(difference_N.isfinite(), difference_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO), torch.nan)

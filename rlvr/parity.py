@@ -15,10 +15,10 @@ from torch import Tensor
 from rlvr import parallel, policy
 from rlvr.batching import Batch, make_batch
 from rlvr.errors import EngineError
-from rlvr.losses import MAX_LOG_RATIO
 from rlvr.mismatch import likely_cause
 from rlvr.recipe import Parity
 from rlvr.seeds import seed_for
+from rlvr.surrogates import MAX_LOG_RATIO
 from rlvr.trials import Cause, Trainer, as_sampled
 from rlvr.types import Completion, Engine, Group, Request, Rollout, Sampling, Task
 

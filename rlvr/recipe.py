@@ -373,6 +373,7 @@ class Loss(Settings):
     anchor: Literal["old", "sampler"] = "old"
     """The ratio's denominator: the policy before the step, or the sampler itself (verl: bypass_mode)."""
     clip: Clip = Clip()
+    """Of the surrogates clip, cispo and gmpo; the others do not read it."""
     sapo: Sapo = Sapo()
     vespo: Vespo = Vespo()
     dppo: Dppo = Dppo()
@@ -426,7 +427,7 @@ class Kl(Settings):
     """Weight of the divergence from the reference, the model as it was before step 1 (TRL: beta)."""
     kind: Literal["k1", "k2", "k3", "k3+", "abs"] | None = None
     """Estimator, http://joschu.net/blog/kl-approx.html; k3+: the value of k3 with the gradient of k2; abs: |log ratio|.
-    Without it k2 in the loss and k1 in the reward, whose optimum is the true one."""
+    Without it k2 in the loss (k1 where it is weighted) and k1 in the reward, whose optimum is the true one."""
     weighted: bool = False
     """Multiply it by the ratio of new to old probability, with the ratio's gradient (DeepSeek-V3.2; TRL:
     use_bias_correction_kl)."""

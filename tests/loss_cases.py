@@ -66,7 +66,7 @@ def make_loss(
         settings["vespo"] = Vespo(**{f"{x}_{s}": number(0.0, 4.0) for x in ("k", "lambda") for s in ("pos", "neg")})
     if name == "dppo":
         settings["dppo"] = Dppo(high=number(0.0, 0.4), low=number(0.0, 0.4), any_sign=variant == "any_sign")
-    if weight or mask:
+    if (weight or mask) and name != "vespo":  # which weighs the sampler's own ratios
         outside = mask and CorrectionMask(level=mask, low=number(0.1, 0.9), high=number(1.1, 3.0))
         cap = number(0.3, 3.0) if number(0.0, 1.0) < 0.7 else None
         settings["correction"] = Correction(weight=weight, cap=cap, mask=outside)

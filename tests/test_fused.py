@@ -54,7 +54,7 @@ def assert_is_the_dense_one(problem: Problem, setting: Setting, trained: tuple[s
     assert sums.metrics == pytest.approx(expected, rel=1e-11, abs=1e-11), setting
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=250)
 @given(
     problems(),
     settings_of_loss(),
@@ -78,7 +78,7 @@ def test_value_metrics_and_gradients_are_those_of_the_dense_reference(
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
 def test_every_surrogate_with_every_correction_and_every_kl_is_the_dense_one(seed: int) -> None:
     for number, setting in enumerate(every_pair(seed)):
         problem = make_problem(
@@ -87,7 +87,7 @@ def test_every_surrogate_with_every_correction_and_every_kl_is_the_dense_one(see
         assert_is_the_dense_one(problem, setting, TRAINED[number % 7], tile_rows=TILES[(number + seed) % 4])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=120)
 @given(problems(), st.sampled_from(TRAINED), st.sampled_from(TILES), st.sampled_from(["logp", "entropy", "both"]))
 def test_log_probabilities_and_entropy_serve_any_loss(
     problem: Problem, trained: tuple[str, ...], tile_rows: int | None, used: str
@@ -106,7 +106,7 @@ def test_log_probabilities_and_entropy_serve_any_loss(
     assert_equal(gradients(problem, ours, trained), gradients(problem, lambda at: loss(*scores(at)), trained), 1e-11)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(problems(), st.sampled_from(TILES), st.sampled_from([1.0, -0.1]))
 def test_cross_entropy_is_that_of_all_logits(problem: Problem, tile_rows: int | None, expected_grad: float) -> None:
     problem = replace(problem, temperature=1.0, support_BTK=None)  # the model's own distribution
@@ -241,7 +241,7 @@ def test_without_gradient_the_value_is_the_same_and_nothing_is_recorded(loss: Lo
         with off:
             plain = fused(problem, loss, Kl(), entropy=True)
         assert not plain.loss.requires_grad and recorded.loss.requires_grad
-        assert float(plain.loss) == pytest.approx(float(recorded.loss), rel=1e-13)
+        assert float(plain.loss) == pytest.approx(float(recorded.loss.detach()), rel=1e-13)
         assert plain.metrics == pytest.approx(recorded.metrics, rel=1e-13)
 
 

@@ -24,7 +24,7 @@ LAYERS = {
     "rewards": "rewards.* rollout scale.ray",
     "models": "policy heads lora trained parallel parity mismatch trials engines.* "
     "checkpoint grouplog runs rollout_table",
-    "maths": "batching packing advantages losses kernels tiles fused",
+    "maths": "batching packing advantages losses surrogates kernels tiles fused",
     "settings": "recipe presets settings rows tasks chat verifiers.*",
     "ground": "types errors plugins seeds machine disk environment inputs failpoints sandbox.*",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -177,6 +178,43 @@ def test_packed_rows_teach_what_padded_ones_do(model: Path, which: str) -> None:
     padded = learnt(make_learner(model, *settings), batch())
     packed = learnt(make_learner(model, *settings, packs=True), batch())
     assert_equal(packed, padded)
+
+
+@pytest.mark.parametrize("which", ["full", "lora"])
+@pytest.mark.parametrize("algorithm", [*PRESETS, "cispo", "vespo"])
+def test_head_and_loss_in_one_operation_teach_what_they_do_apart(model: Path, algorithm: str, which: str) -> None:
+    settings = [f"algorithm={algorithm}", "kl.coef=0.1", "updates=3", "epochs=2", "sample.temperature=0.8"]
+    settings += ["optim.micro_tokens=45", *(["model.lora=true"] if which == "lora" else [])]
+    plain = learnt(make_learner(model, *settings, "loss.fused=off"), batch())
+    fused = learnt(make_learner(model, *settings), batch())
+    assert plain[0].metrics["grad_norm"] > 0 and len(plain[1]) > 6
+    assert_equal(fused, plain)
+
+
+@pytest.mark.parametrize("fused", ["auto", "off"])
+def test_only_the_tokens_of_highest_entropy_teach_where_that_is_wanted(model: Path, fused: str) -> None:
+    overrides = ["advantage.top_entropy=0.3", "loss.aggregate=token", "optim.micro_tokens=45", f"loss.fused={fused}"]
+    learner = make_learner(model, *overrides)
+    policy_by_hand = copy.deepcopy(learner.trained.model)
+    given = batch()
+    logp, entropy, advantage = [], [], []
+    for ids, mask, group, reward in zip(given.ids_BT, given.mask_BT, given.group_B, given.reward_B, strict=True):
+        rewards = given.reward_B[given.group_B == group]
+        log_p_TV = torch.log_softmax(policy_by_hand(ids[None]).logits[0], dim=-1)
+        for t in mask.nonzero()[:, 0].tolist():
+            logp.append(log_p_TV[t - 1, ids[t]])
+            entropy.append(float(-(log_p_TV[t - 1].exp() * log_p_TV[t - 1]).sum().detach()))
+            advantage.append(float((reward - rewards.mean()) / (rewards.std() + 1e-4)))
+    bar = sorted(entropy)[math.ceil(0.7 * (len(entropy) - 1))]
+    kept = [e >= bar and a != 0 for e, a in zip(entropy, advantage, strict=True)]
+    assert 5 < sum(kept) < 0.4 * len(kept)
+    # on policy: the gradient of -A log p, over all of the step's tokens
+    (-sum(a * x for a, x, keep in zip(advantage, logp, kept, strict=True) if keep) / len(kept)).backward()
+    outcome, gradients = learnt(learner, given)
+    for name, p in policy_by_hand.named_parameters():
+        torch.testing.assert_close(gradients[f"0 {name}"], p.grad, rtol=0, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+    if fused == "auto":  # the others were not even computed
+        assert outcome.metrics["trained_tokens"] == sum(kept)
 
 
 def test_a_step_that_runs_out_of_memory_midway_teaches_the_same(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ from loss_cases import MAX_TOKENS
 from torch import Tensor
 
 from rlvr.batching import Batch, Counts
-from rlvr.losses import MAX_LOG_RATIO, correction_weights, count, divisor, kl_estimate, policy_loss
+from rlvr.losses import correction_weights, count, divisor, policy_loss
 from rlvr.recipe import Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo, Vespo
+from rlvr.surrogates import MAX_LOG_RATIO, kl_estimate
 
 Rows = list[list[float]]
 

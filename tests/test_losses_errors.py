@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rlvr.batching import Batch, Counts
 from rlvr.errors import NonFiniteError
-from rlvr.losses import correction_weights, count, divisor, kl_estimate, policy_loss, value_loss
+from rlvr.losses import correction_weights, count, divisor, policy_loss, value_loss
 from rlvr.recipe import Correction, Kl, Loss
+from rlvr.surrogates import kl_estimate
 
 CASE = make_case(5, 3, 5, 0.3)
 BATCH = replace(CASE.batch, returns_BT=CASE.logp_BT + 0.1, values_BT=CASE.logp_BT - 0.1)

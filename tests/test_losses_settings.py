@@ -150,6 +150,8 @@ def why_not(
         yield "positive_nll"
     if anchor == "sampler" and corrected:
         yield "correction"
+    if surrogate == "vespo" and corrected:
+        yield "vespo weighs whole ratios itself"
 
 
 def test_a_loss_is_refused_where_its_settings_contradict_each_other_and_only_there() -> None:

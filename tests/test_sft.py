@@ -141,6 +141,25 @@ def test_the_split_into_micro_batches_changes_no_result(loaded: Any, monkeypatch
             torch.testing.assert_close(tensor, tensors[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("packs", [True, False])
+def test_head_and_loss_in_one_operation_teach_what_they_do_apart(
+    loaded: Any, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trained, "_optimizers", gradient_descent)
+    model, tokenizer = loaded
+    batch = sft.pad(examples(tokenizer))
+
+    def after(fused: str) -> tuple[dict[str, float], dict[str, Tensor]]:
+        ours = Trained(copy.deepcopy(model).double(), AdamW(lr=0.3, micro_tokens=40), 1, packs=packs)
+        return sft.update(ours, batch, fused), dict(ours.model.named_parameters())
+
+    (fused, ours), (plain, theirs) = after("auto"), after("off")
+    assert fused == pytest.approx(plain, rel=1e-6)
+    assert fused["loss"] == pytest.approx(plain["loss"], rel=1e-12)
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+
+
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
@@ -158,6 +177,26 @@ def test_eight_rows_are_learned_by_heart(tiny_model: Path, data: Path, tmp_path:
         assert chat.decode(tokenizer, written[ids.shape[1] :].tolist()) == row["completion"]
     tokens = sum(len(row["completion"]) + 1 for row in ROWS)
     assert (summary["steps"], summary["tokens"], summary["stage"]) == (60, 60 * tokens, "sft")
+
+
+def test_the_recipe_says_whether_head_and_loss_are_one_operation(
+    tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    cross_entropy = policy.cross_entropy
+
+    def spy(*given: Any, fused: bool, **named: Any) -> Any:
+        asked.append(fused)
+        return cross_entropy(*given, fused=fused, **named)
+
+    monkeypatch.setattr(policy, "cross_entropy", spy)
+    settings = [f"model.path={tiny_model}", "steps=3", "batch_size=8", "optim.lr=1e-3"]
+    losses = {}
+    for how in ("auto", "off"):
+        train(tmp_path / how, "sft", data, *settings, f"loss.fused={how}")
+        losses[how] = [row["loss"] for row in runs.read_metrics(tmp_path / how)]
+    assert asked == [True] * 3 + [False] * 3
+    assert losses["auto"] == pytest.approx(losses["off"], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

@@ -123,6 +123,7 @@ def _with_engine(
 ) -> dict[str, Any]:
     """Load model and engine, train, let go of the engine."""
     learner, tokenizer = _load(recipe)
+    setup.warn_of_head(recipe.loss.fused, learner.trained.model, progress)
     context = setup.context_of(policy.context_length(learner.trained.model), recipe.engine)
     sample, evals = recipe.sample.max_tokens, recipe.eval.max_tokens
     encoded = setup.encode(tokenizer, tasks, recipe.data, max_tokens=sample, context=context, progress=progress)

@@ -60,6 +60,15 @@ def is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
+def warn_of_head(fused: str, model: Any, progress: Progress) -> None:
+    """Say where loss.fused: auto cannot fuse."""
+    if fused == "auto" and policy.plain_head(model) is None:
+        progress.warn(
+            "the output head is more than a matrix (an adapter on it?), so loss.fused does not apply: logits are made "
+            "plainly, with more memory"
+        )
+
+
 def load_policy(recipe: RlRecipe | SftRecipe) -> tuple[Any, Any]:
     """(model on its device, with adapters where the recipe wants them, tokenizer)"""
     model, tokenizer = policy.load_model(recipe.model)

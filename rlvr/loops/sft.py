@@ -36,6 +36,7 @@ def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress, stop
     base = recipe.model if isinstance(recipe.model, Model) else None
     run.check_inputs(setup.inputs(base, data=demonstrations, held_out=held_out))
     model, tokenizer = _model(recipe, demonstrations)
+    setup.warn_of_head(recipe.loss.fused, model, progress)
     num_parameters = sum(p.numel() for p in model.parameters())
     progress.say(f"{type(model).__name__} with {num_parameters:,} parameters, {len(tokenizer)} tokens")
     examples = chat.encode_demonstrations(

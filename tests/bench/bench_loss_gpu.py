@@ -77,7 +77,13 @@ def measure(shape: Shape, rate: float, rounds: int, rows: tuple[int, ...]) -> Fi
     problem = make(shape)
     jobs = {name: job(loss, problem) for name, loss in losses.items()}
     jobs[HALF] = job(losses[OURS], problem.halved())
-    figures = {name: {"peak_bytes": peak(work, problem)} for name, work in jobs.items()}
+    figures: Figures = {}
+    for name, work in list(jobs.items()):
+        try:
+            figures[name] = {"peak_bytes": peak(work, problem)}
+        except torch.OutOfMemoryError:
+            print(f"{name} is left out: out of memory")
+            del jobs[name]
     problem.forget_gradients()
     seconds = in_turn({PRODUCTS: products(problem), **jobs}, rounds)
     flops = (4 if shape.frozen else 6) * shape.N * shape.D * shape.V
@@ -106,7 +112,7 @@ def methods(rows: tuple[int, ...]) -> dict[str, Loss]:
     found: dict[str, Loss] = {OURS: our_loss, **{f"ours, tiles of {count}": in_tiles(count) for count in rows}}
     found["naive"] = lambda problem: clipped_mean(naive_logp(problem), problem)
     try:
-        from trl.kernels.chunked_logprob import ChunkedLogProbFunction
+        from trl.kernels.chunked_logprob import ChunkedLogProbFunction  # pyright: ignore[reportMissingImports]
 
         def trl_loss(problem: Problem) -> Tensor:
             arguments = (problem.hidden_ND, problem.weight_VD, None, problem.ids_N, 1.0, TRL_CHUNK, None, 1.0, ())

@@ -214,17 +214,21 @@ def run(method: str, problem: Problem) -> Tensor:
     return loss.detach()
 
 
-def products(problem: Problem) -> Callable[[], None]:
-    """What no method can do without: the logits, the gradient of the hidden states, that of a trained head."""
+def products(problem: Problem, *, anew: bool) -> Callable[[], None]:
+    """What no method can do without: the logits, the gradient of the hidden states, that of a trained head.
+
+    Their results go where earlier ones lie, or `anew` into memory that is first asked for, as gradients must.
+    """
     hidden_ND, weight_VD = problem.hidden_ND.detach(), problem.weight_VD.detach()
+    is_trained = problem.weight_VD.requires_grad
     logits_NV = hidden_ND @ weight_VD.T
-    grad_ND = torch.empty_like(hidden_ND)
-    grad_VD = torch.empty_like(weight_VD) if problem.weight_VD.requires_grad else None
+    grad_ND = None if anew else torch.empty_like(hidden_ND)
+    grad_VD = None if anew or not is_trained else torch.empty_like(weight_VD)
 
     def work() -> None:
-        torch.mm(hidden_ND, weight_VD.T, out=logits_NV)
+        torch.mm(hidden_ND, weight_VD.T, out=None if anew else logits_NV)
         torch.mm(logits_NV, weight_VD, out=grad_ND)
-        if grad_VD is not None:
+        if is_trained:
             torch.mm(logits_NV.T, hidden_ND, out=grad_VD)
 
     return work
