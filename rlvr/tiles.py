@@ -5,6 +5,7 @@ N scored tokens, V vocabulary, D hidden, C tokens of a tile, K tokens of a suppo
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +20,7 @@ _OUTSIDE = -1e30
 """Logit of a token outside of the support: its probability is 0, and 0 times it is 0."""
 _BLOCK = 2**19
 """Logits that are worked on at a time: in float32 they stay in the cache."""
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,10 @@ class Tiles:
             self.rows(), len(self.head.weight_VD), dtype=self.head.weight_VD.dtype, device=self.ids_N.device
         )
 
+    def runs_kernels(self, tile_CV: Tensor) -> bool:
+        """Whether Triton's kernels do what lies between the products; they know no support and no float64."""
+        return _HAS_TRITON and tile_CV.is_cuda and tile_CV.dtype != torch.float64 and self.support_NK is None
+
     def score(self, hidden_ND: Tensor, at: slice, tile_CV: Tensor) -> Scored:
         """Log-probabilities of the tokens `at`; leaves softmax - 1 at the token's own id in the tile."""
         head, ids_C, hidden_CD = self.head, self.ids_N[at], hidden_ND[at]
@@ -103,9 +109,16 @@ class Tiles:
             torch.mm(hidden_CD, head.weight_VD.t(), out=tile_CV)
         else:
             torch.addmm(head.bias_V, hidden_CD, head.weight_VD.t(), out=tile_CV)
+        target_C = self._logits(hidden_CD, ids_C)
+        if self.runs_kernels(tile_CV):
+            from rlvr import kernels
+
+            scored, top_C = kernels.score(head, tile_CV, ids_C, target_C, entropy=self.entropy, top=self.top)
+            if top_C is not None:
+                self.is_top_N[at] = top_C
+            return scored
         logp_C = torch.empty(len(ids_C), dtype=head.dtype, device=ids_C.device)
         entropy_C = torch.empty_like(logp_C) if self.entropy else None
-        target_C = self._logits(hidden_CD, ids_C)
         for rows in slices(slice(0, len(ids_C)), max(4, _BLOCK // tile_CV.shape[1])):
             id_C1 = ids_C[rows, None]
             logits_CV = self._bend(tile_CV[rows].to(head.dtype))
@@ -118,8 +131,9 @@ class Tiles:
             if entropy_C is None:
                 p_CV = torch.softmax(logits_CV, dim=1, out=logits_CV)
             else:
+                logits_CV.sub_(target_C[rows, None])  # a large number that all share would take the digits
                 p_CV = torch.softmax(logits_CV, dim=1)
-                entropy_C[rows] = -torch.bmm(p_CV[:, None, :], logits_CV[:, :, None])[:, 0, 0]  # the mean logit
+                entropy_C[rows] = -torch.bmm(p_CV[:, None, :], logits_CV[:, :, None])[:, 0, 0]  # the mean
             own_C1 = p_CV.gather(1, id_C1)
             logp_C[rows] = own_C1[:, 0].log()
             if self.top:
@@ -127,15 +141,20 @@ class Tiles:
             p_CV.scatter_(1, id_C1, own_C1 - 1)
             if p_CV.data_ptr() != tile_CV[rows].data_ptr():
                 tile_CV[rows] = p_CV
-        self._mend_small(logp_C, target_C, hidden_CD, tile_CV)
-        logp_C.clamp_(max=0)
         if entropy_C is not None:
-            entropy_C.add_(target_C - logp_C).clamp_(min=0)  # - sum p log p = log sum exp - mean logit
+            entropy_C.sub_(logp_C).clamp_(min=0)  # - sum p log p = log sum exp - mean logit, both without the target's
+        self._mend_small(logp_C, entropy_C, target_C, hidden_CD, tile_CV, ids_C)
+        logp_C.clamp_(max=0)
         return Scored(logp_C, entropy_C, target_C)
 
     def weigh(self, tile_CV: Tensor, at: slice, scored: Scored, to_logp_C: Tensor, to_entropy_C: Tensor | None) -> None:
         """Turn what score() left into -dL/dlogits behind the cap's slope, from the gradient to logp and entropy."""
         head, ids_C = self.head, self.ids_N[at]
+        if self.runs_kernels(tile_CV):
+            from rlvr import kernels
+
+            kernels.weigh(head, tile_CV, ids_C, scored, to_logp_C, to_entropy_C)
+            return
         for rows in slices(slice(0, len(ids_C)), max(4, _BLOCK // tile_CV.shape[1])):
             id_C1, c_C1 = ids_C[rows, None], to_logp_C[rows, None]
             logp_C1, target_C1 = scored.logp_C[rows, None], scored.target_C[rows, None]
@@ -178,13 +197,24 @@ class Tiles:
         outside_CV.scatter_(1, torch.where(support_CK < 0, V, support_CK), False)
         return outside_CV[:, :V]
 
-    def _mend_small(self, logp_C: Tensor, target_C: Tensor, hidden_CD: Tensor, tile_CV: Tensor) -> None:
-        """Where the probability is too small a number, take the logarithm of the likeliest token's instead."""
+    def _mend_small(
+        self,
+        logp_C: Tensor,
+        entropy_C: Tensor | None,
+        target_C: Tensor,
+        hidden_CD: Tensor,
+        tile_CV: Tensor,
+        ids_C: Tensor,
+    ) -> None:
+        """Where the probability is too small a number, take the logarithm of the likeliest token's instead; entropy,
+        which that probability adds nothing to, from the others."""
         small = (logp_C < _SURELY_NORMAL).nonzero()[:, 0]
-        if len(small):
-            top_C = tile_CV[small].argmax(dim=1)
-            top_p_C = tile_CV[small, top_C].to(logp_C.dtype)
-            logp_C[small] = target_C[small] - self._logits(hidden_CD[small], top_C) + top_p_C.log()
+        for rows in small.split(max(4, _BLOCK // tile_CV.shape[1])):
+            p_CV = tile_CV[rows].to(logp_C.dtype).scatter_(1, ids_C[rows, None], 0)
+            top_p_C, top_C = p_CV.max(dim=1)
+            logp_C[rows] = target_C[rows] - self._logits(hidden_CD[rows], top_C) + top_p_C.log()
+            if entropy_C is not None:
+                entropy_C[rows] = -torch.xlogy(p_CV, p_CV).sum(dim=1)
 
 
 class Gradients:
@@ -230,6 +260,9 @@ class Gradients:
             self.weight_grad_VD = torch.empty_like(self.head.weight_VD, dtype=self.head.dtype)
         grad_VD = self.weight_grad_VD
         assert grad_VD is not None
+        if tile_CV.is_cuda and tile_CV.dtype != grad_VD.dtype:
+            torch.addmm(grad_VD, tile_CV.t(), scaled_CD, out_dtype=grad_VD.dtype, beta=0 if first else 1, out=grad_VD)
+            return
         if tile_CV.dtype == grad_VD.dtype:
             torch.addmm(grad_VD, tile_CV.t(), scaled_CD, beta=0 if first else 1, out=grad_VD)
             return
