@@ -150,12 +150,12 @@ def fsdp2_replicated(model: Any, share: Share) -> None:
 def fsdp2_apart(model: Any, share: Share) -> None:
     """Backbone and head are roots of their own."""
     fully_shard(model.get_output_embeddings())
-    backbone = fully_shard(model.base_model)
+    backbone: Any = fully_shard(model.base_model)
     share.value(backbone(input_ids=share.ids_BT, use_cache=False).last_hidden_state, head_VD(model)).backward()
 
 
 def fsdp2_policy(model: Any, share: Share) -> None:
-    policy = fully_shard(Policy(model), reshard_after_forward=True)
+    policy: Any = fully_shard(Policy(model), reshard_after_forward=True)
     (policy(share.batch, share.loss).loss * share.factor).backward()
 
 

@@ -22,6 +22,8 @@ from rlvr.packing import pack
 from rlvr.recipe import Correction, CorrectionMask, Kl, Loss
 
 Setting = tuple[Loss, Kl]
+DROPPING = settings_of_loss().map(lambda setting: (setting[0].model_copy(update={"entropy_coef": 0.0}), Kl()))
+"""Settings in which tokens without advantage carry no gradient, but for those of opsm, NLL and whole rows."""
 
 
 def with_counts(problem: Problem, loss: Loss) -> Problem:
@@ -117,8 +119,17 @@ def test_single_tokens_are_dropped_where_no_other_token_of_the_row_needs_them() 
         assert_equal(found, gradients(at, lambda at, loss=loss: dense(at, loss, Kl()).loss), 1e-12, loss)
 
 
+@settings(deadline=None, max_examples=150)
+@given(problems(), DROPPING, st.sampled_from([1, 2, None]))
+def test_dropped_tokens_change_neither_value_nor_gradient(
+    problem: Problem, setting: Setting, tile_rows: int | None
+) -> None:
+    ours = gradients(problem, lambda at: fused(at, *setting, tile_rows=tile_rows).loss)
+    assert_equal(ours, gradients(problem, lambda at: dense(at, *setting).loss), 1e-11, setting)
+
+
 @settings(deadline=None, max_examples=80)
-@given(problems(), settings_of_loss(), st.sampled_from([1e3, float("nan"), float("inf")]))
+@given(problems(), DROPPING, st.sampled_from([1e3, float("nan"), float("inf")]))
 def test_what_stands_in_the_hidden_state_of_a_dropped_token_changes_nothing(
     problem: Problem, setting: Setting, junk: float
 ) -> None:

@@ -154,7 +154,7 @@ def test_an_adapter_learns_the_same_fused_and_plain_also_on_the_head_itself(name
             for how in ("auto", "off")
         ]
         assert any("lora_A" in n for n in results[0]) and all("lora" in n or n == "value" for n in results[0])
-        assert_same(*results, tolerance_of(model))
+        assert_same(results[0], results[1], tolerance_of(model))
 
 
 def test_the_head_that_is_taken_has_the_models_own_weight_scale_and_cap() -> None:

@@ -160,6 +160,35 @@ def test_of_a_confident_token_what_is_left_of_its_probability_is_its_gradient(dt
     assert float(weight_VD.grad[0, 0]) == pytest.approx(-left / 7, rel=2 * ROUNDING[dtype])
 
 
+def test_under_a_soft_cap_a_token_whose_probability_is_no_number_keeps_its_gradient() -> None:
+    # cap 60, temperature 0.5: log p is near -140
+    logits_NV = torch.tensor([[-40.0, 50.0, 0.0, 10.0]])
+    found = []
+    for dtype in (FP32, torch.float64):
+        weight_VD = logits_NV.t().to(dtype).contiguous().requires_grad_(True)
+        one_ND = torch.ones(1, 1, dtype=dtype)
+        logp_N, _ = fused_logprobs(one_ND, weight_VD, torch.tensor([0]), 0.5, softcap=60.0)
+        assert float(logp_N.detach()) < -110
+        logp_N.sum().backward()
+        assert weight_VD.grad is not None
+        found.append(weight_VD.grad[:, 0].double())
+    assert float(found[1][0]) > 0.5 and float(found[1][1]) < -0.5
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-30)
+
+
+def test_in_low_precision_the_tokens_own_share_of_the_entropys_gradient_is_not_lost_beside_1() -> None:
+    # p = 0.01: stored as p - 1 in bfloat16 it would be 0.0078 or 0.0117
+    logits_NV = torch.tensor([[-2.53125, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    found = []
+    for dtype in (BF16, torch.float64):
+        weight_VD = logits_NV.t().to(dtype).contiguous().requires_grad_(True)
+        _, entropy_N = fused_logprobs(torch.ones(1, 1, dtype=dtype), weight_VD, torch.tensor([0]))
+        entropy_N.sum().backward()
+        assert weight_VD.grad is not None
+        found.append(float(weight_VD.grad[0, 0]))
+    assert found[0] == pytest.approx(found[1], rel=3 * ROUNDING[BF16])
+
+
 @pytest.mark.parametrize("gap", [60.0, 79.0, 81.0, 87.0, 88.0, 95.0, 103.0, 104.0, 150.0, 1e4])
 def test_a_probability_too_small_for_a_number_has_the_right_logarithm(gap: float) -> None:
     logits_NV = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))

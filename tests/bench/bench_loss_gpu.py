@@ -85,7 +85,7 @@ def measure(shape: Shape, rate: float, rounds: int, rows: tuple[int, ...]) -> Fi
             print(f"{name} is left out: out of memory")
             del jobs[name]
     problem.forget_gradients()
-    seconds = in_turn({PRODUCTS: products(problem), **jobs}, rounds)
+    seconds = in_turn({PRODUCTS: products(problem, anew=False), **jobs}, rounds)
     flops = (4 if shape.frozen else 6) * shape.N * shape.D * shape.V
     print("| | ms | TFLOP/s | of 8192^3 | of the products | extra MB |")
     print("|---|---|---|---|---|---|")
