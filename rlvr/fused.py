@@ -66,9 +66,7 @@ def fused_policy_loss(
     tokens = flatten(batch, loss, kl)
     ids_N = batch.ids_BT[batch.mask_BT]
     head = Head(weight_VD=weight_VD, bias_V=bias, temperature=temperature, scale=scale, softcap=softcap)
-    hidden_ND, head = _checked(hidden_ND, head, ids_N, support_NK, tile_rows)
-    if not (math.isfinite(expected_grad) and expected_grad):
-        raise ValueError(f"expected_grad must be finite and not 0, got {expected_grad}")
+    hidden_ND, head = _checked(hidden_ND, head, ids_N, support_NK, tile_rows, expected_grad)
     scored_N = carries_gradient(tokens, loss, kl)
     if not bool(scored_N.all()):
         index_N = scored_N.nonzero()[:, 0]
@@ -89,7 +87,7 @@ def fused_policy_loss(
             hidden_ND, head.weight_VD, head.bias_V, tiles, _is_recording(hidden_ND, head)
         )
         total, metrics = total_loss(logp_N, entropy_N, tokens, loss, kl)
-    check_finite(logp_N, _LOGP, scored_BT)
+    _check_finite(hidden_ND, logp_N, scored_BT)
     return Sums(
         loss=total,
         tokens=batch.num_tokens,
@@ -118,14 +116,14 @@ def fused_cross_entropy(
     Head, tiles, expected_grad and errors as in fused_policy_loss().
     """
     head = Head(weight_VD=weight_VD, bias_V=bias, scale=scale, softcap=softcap)
-    hidden_ND, head = _checked(hidden_ND, head, ids_N, None, tile_rows)
+    hidden_ND, head = _checked(hidden_ND, head, ids_N, None, tile_rows, expected_grad)
     tiles = Tiles(head, ids_N, None, tile_rows, top=True)
     if _is_recording(hidden_ND, head):
         total, logp_N = _SinglePass.apply(hidden_ND, head.weight_VD, head.bias_V, tiles, _Likelihood(), expected_grad)
     else:
         logp_N, _ = _LogProbs.apply(hidden_ND, head.weight_VD, head.bias_V, tiles, False)
         total = -logp_N.double().sum()
-    check_finite(logp_N, _LOGP, torch.ones_like(ids_N, dtype=torch.bool)[:, None])
+    _check_finite(hidden_ND, logp_N, torch.ones_like(ids_N, dtype=torch.bool)[:, None])
     return total, tiles.is_top_N
 
 
@@ -153,13 +151,11 @@ def fused_logprobs(
     hidden_ND, head = _checked(hidden_ND, head, ids_N, support_NK, tile_rows)
     tiles = Tiles(head, ids_N, support_NK, tile_rows, entropy=True)
     logp_N, entropy_N = _LogProbs.apply(hidden_ND, head.weight_VD, head.bias_V, tiles, _is_recording(hidden_ND, head))
-    check_finite(logp_N, _LOGP, torch.ones_like(ids_N, dtype=torch.bool)[:, None])
+    _check_finite(hidden_ND, logp_N, torch.ones_like(ids_N, dtype=torch.bool)[:, None])
     return logp_N, entropy_N
 
 
 # --- input -----------------------------------------------------------------------------------------------------------
-
-_LOGP = "the log-probability that hidden_ND and weight_VD give"
 
 
 def _is_recording(hidden_ND: Tensor, head: Head) -> bool:
@@ -167,7 +163,12 @@ def _is_recording(hidden_ND: Tensor, head: Head) -> bool:
 
 
 def _checked(
-    hidden_ND: Tensor, head: Head, ids_N: Tensor, support_NK: Tensor | None, tile_rows: int | None
+    hidden_ND: Tensor,
+    head: Head,
+    ids_N: Tensor,
+    support_NK: Tensor | None,
+    tile_rows: int | None,
+    expected_grad: float = 1.0,
 ) -> tuple[Tensor, Head]:
     """(hidden_ND, head), both whole and of one dtype. ValueError names what does not fit."""
     weight_VD, bias_V = _whole(head.weight_VD), None if head.bias_V is None else _whole(head.bias_V)
@@ -188,18 +189,30 @@ def _checked(
             raise ValueError(f"{name} must be positive and finite, got {value}")
     if not (math.isfinite(head.scale) and head.scale):
         raise ValueError(f"scale must be finite and not 0, got {head.scale}")
+    if not (math.isfinite(expected_grad) and expected_grad):
+        raise ValueError(f"expected_grad must be finite and not 0, got {expected_grad}")
     if tile_rows is not None and tile_rows < 1:
         raise ValueError(f"tile_rows must be at least 1, got {tile_rows}")
     _check_ids(ids_N, support_NK, V)
     device = hidden_ND.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-    if not dtype.is_floating_point or (weight_VD.dtype != dtype and dtype == hidden_ND.dtype and not _is_sharded(head)):
+    # as F.linear: autocast leaves float64 alone
+    is_cast = torch.is_autocast_enabled(device) and torch.float64 not in (hidden_ND.dtype, weight_VD.dtype)
+    dtype = torch.get_autocast_dtype(device) if is_cast else hidden_ND.dtype
+    is_one = weight_VD.dtype == dtype or is_cast or _is_dtensor(head.weight_VD)  # shards may be of higher precision
+    if not hidden_ND.is_floating_point() or not is_one:
         raise ValueError(
             f"hidden_ND and weight_VD must have one floating dtype, got {hidden_ND.dtype} and {weight_VD.dtype} "
             "(torch.autocast casts both)"
         )
     bias_V = None if bias_V is None else bias_V.to(dtype)
     return hidden_ND.to(dtype), replace(head, weight_VD=weight_VD.to(dtype), bias_V=bias_V)
+
+
+def _check_finite(hidden_ND: Tensor, logp_N: Tensor, mask_BT: Tensor) -> None:
+    """NonFiniteError that names the token. A soft cap makes a number of an infinity, so hidden_ND is looked at too."""
+    if not bool(hidden_ND.isfinite().all()):
+        check_finite(hidden_ND.detach().abs().amax(dim=1), "hidden_ND", mask_BT)
+    check_finite(logp_N, "the log-probability that hidden_ND and weight_VD give", mask_BT)
 
 
 def _check_ids(ids_N: Tensor, support_NK: Tensor | None, V: int) -> None:
@@ -221,10 +234,6 @@ def _check_ids(ids_N: Tensor, support_NK: Tensor | None, V: int) -> None:
     if bool(without_N.any()):
         place = int(without_N.nonzero()[0, 0])
         raise ValueError(f"support_NK must hold each token's own id, got none of {int(ids_N[place])} at token {place}")
-
-
-def _is_sharded(head: Head) -> bool:
-    return not isinstance(head.weight_VD, torch.nn.Parameter | Tensor) or _is_dtensor(head.weight_VD)
 
 
 def _is_dtensor(tensor: Tensor) -> bool:
@@ -375,7 +384,7 @@ class _LogProbs(torch.autograd.Function):
                 if keeps_unit:
                     unit.add(tile_CV, at, scored[-1], torch.ones_like(scored[-1].logp_C))
         ctx.tiles, ctx.unit_ND = tiles, unit.hidden_grad_ND
-        ctx.save_for_backward(hidden_ND)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V)  # so that autograd notices what changes before backward
         ctx.set_materialize_grads(False)
         entropy_N = torch.cat([s.entropy_C for s in scored if s.entropy_C is not None]) if tiles.entropy else None
         return torch.cat([s.logp_C for s in scored]), entropy_N
@@ -383,13 +392,13 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (hidden_ND,), (to_logp_N, to_entropy_N) = ctx.saved_tensors, grad_outputs
+        to_logp_N, to_entropy_N = grad_outputs
         if to_logp_N is None and to_entropy_N is None:
             return None, None, None, None, None
         if ctx.unit_ND is not None and to_entropy_N is None:
             assert to_logp_N is not None
-            return (ctx.unit_ND * to_logp_N[:, None]).to(hidden_ND.dtype), None, None, None, None
-        tiles = ctx.tiles
+            return (ctx.unit_ND * to_logp_N[:, None]).to(ctx.unit_ND.dtype), None, None, None, None
+        tiles, (hidden_ND, _, _) = ctx.tiles, ctx.saved_tensors
         with torch.autocast(hidden_ND.device.type, enabled=False):
             tile = tiles.new_tile()
             gradients = Gradients(hidden_ND, tiles, ctx.needs_input_grad[:3])

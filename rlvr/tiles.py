@@ -77,6 +77,7 @@ class Tiles:
         self.top = top
         """Whether is_top_N is wanted."""
         self.is_top_N = torch.zeros_like(ids_N, dtype=torch.bool)
+        self._blocks: dict[int, Tensor] = {}
 
     def rows(self) -> int:
         """Tokens of a tile: 64 MiB of logits on a CPU, 256 on a GPU; of a head that is trained half as much as the
@@ -121,7 +122,10 @@ class Tiles:
         entropy_C = torch.empty_like(logp_C) if self.entropy else None
         for rows in slices(slice(0, len(ids_C)), max(4, _BLOCK // tile_CV.shape[1])):
             id_C1 = ids_C[rows, None]
-            logits_CV = self._bend(tile_CV[rows].to(head.dtype))
+            logits_CV = tile_CV[rows]
+            if tile_CV.dtype != head.dtype:
+                logits_CV = self._block(0, logits_CV).copy_(logits_CV)
+            self._bend(logits_CV)
             if tile_CV.dtype in _LOW:  # a rounded logit of the token itself is most of the error
                 logits_CV.scatter_(1, id_C1, target_C[rows, None])
             else:
@@ -130,10 +134,10 @@ class Tiles:
                 logits_CV.masked_fill_(self._outside(at, rows, logits_CV), _OUTSIDE)
             if entropy_C is None:
                 p_CV = torch.softmax(logits_CV, dim=1, out=logits_CV)
-            else:
-                logits_CV.sub_(target_C[rows, None])  # a large number that all share would take the digits
-                p_CV = torch.softmax(logits_CV, dim=1)
-                entropy_C[rows] = -torch.bmm(p_CV[:, None, :], logits_CV[:, :, None])[:, 0, 0]  # the mean
+            else:  # - sum p log p = log sum exp - mean logit, of logits whose largest is 0 and has the p of 1 / sum exp
+                logits_CV.sub_(logits_CV.amax(dim=1, keepdim=True))
+                p_CV = torch.softmax(logits_CV, dim=1, out=self._block(1, logits_CV))
+                entropy_C[rows] = -p_CV.amax(dim=1).log() - logits_CV.mul_(p_CV).sum(dim=1)
             own_C1 = p_CV.gather(1, id_C1)
             logp_C[rows] = own_C1[:, 0].log()
             if self.top:
@@ -141,10 +145,11 @@ class Tiles:
             p_CV.scatter_(1, id_C1, own_C1 - 1)
             if p_CV.data_ptr() != tile_CV[rows].data_ptr():
                 tile_CV[rows] = p_CV
-        if entropy_C is not None:
-            entropy_C.sub_(logp_C).clamp_(min=0)  # - sum p log p = log sum exp - mean logit, both without the target's
-        self._mend_small(logp_C, entropy_C, target_C, hidden_CD, tile_CV, ids_C)
+        self._mend_small(logp_C, target_C, hidden_CD, tile_CV, ids_C)
         logp_C.clamp_(max=0)
+        if entropy_C is not None:
+            entropy_C.clamp_(min=0)
+            logp_C[~entropy_C.isfinite()] = torch.nan  # a logit of -inf, which a log-probability alone would not show
         return Scored(logp_C, entropy_C, target_C)
 
     def weigh(self, tile_CV: Tensor, at: slice, scored: Scored, to_logp_C: Tensor, to_entropy_C: Tensor | None) -> None:
@@ -158,9 +163,9 @@ class Tiles:
         for rows in slices(slice(0, len(ids_C)), max(4, _BLOCK // tile_CV.shape[1])):
             id_C1, c_C1 = ids_C[rows, None], to_logp_C[rows, None]
             logp_C1, target_C1 = scored.logp_C[rows, None], scored.target_C[rows, None]
-            p_CV = tile_CV[rows].to(head.dtype, copy=True)
+            p_CV = self._block(0, tile_CV[rows]).copy_(tile_CV[rows])
             p_CV.scatter_(1, id_C1, logp_C1.exp())
-            grad_CV = p_CV * c_C1
+            grad_CV = torch.mul(p_CV, c_C1, out=self._block(1, p_CV))
             if to_entropy_C is not None:
                 assert scored.entropy_C is not None
                 spread_CV = torch.xlogy(p_CV, p_CV).addcmul_(p_CV, scored.entropy_C[rows, None])
@@ -172,6 +177,12 @@ class Tiles:
                 slope_CV.scatter_(1, id_C1, 1 - (target_C1 * share).square())
                 grad_CV.mul_(slope_CV.clamp_(min=0))  # a probability of 0 has a logarithm that is none
             tile_CV[rows] = grad_CV
+
+    def _block(self, number: int, like_CV: Tensor) -> Tensor:
+        """Memory for a block, the same each time: fresh pages cost more than what is done with them."""
+        if number not in self._blocks or len(self._blocks[number]) < len(like_CV):
+            self._blocks[number] = torch.empty_like(like_CV, dtype=self.head.dtype)
+        return self._blocks[number][: len(like_CV)]
 
     def _bend(self, logits_CV: Tensor) -> Tensor:
         """Scale, cap and temperature, in place."""
@@ -197,24 +208,13 @@ class Tiles:
         outside_CV.scatter_(1, torch.where(support_CK < 0, V, support_CK), False)
         return outside_CV[:, :V]
 
-    def _mend_small(
-        self,
-        logp_C: Tensor,
-        entropy_C: Tensor | None,
-        target_C: Tensor,
-        hidden_CD: Tensor,
-        tile_CV: Tensor,
-        ids_C: Tensor,
-    ) -> None:
-        """Where the probability is too small a number, take the logarithm of the likeliest token's instead; entropy,
-        which that probability adds nothing to, from the others."""
+    def _mend_small(self, logp_C: Tensor, target_C: Tensor, hidden_CD: Tensor, tile_CV: Tensor, ids_C: Tensor) -> None:
+        """Where the probability is too small a number, take the logarithm of the likeliest token's instead."""
         small = (logp_C < _SURELY_NORMAL).nonzero()[:, 0]
         for rows in small.split(max(4, _BLOCK // tile_CV.shape[1])):
             p_CV = tile_CV[rows].to(logp_C.dtype).scatter_(1, ids_C[rows, None], 0)
             top_p_C, top_C = p_CV.max(dim=1)
             logp_C[rows] = target_C[rows] - self._logits(hidden_CD[rows], top_C) + top_p_C.log()
-            if entropy_C is not None:
-                entropy_C[rows] = -torch.xlogy(p_CV, p_CV).sum(dim=1)
 
 
 class Gradients:

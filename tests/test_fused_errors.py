@@ -229,5 +229,12 @@ def test_a_head_that_is_not_finite_is_noticed_at_the_first_token(name: str, bad:
     changed = replace(problem, **{name: changed_at(getattr(problem, name), (7, 0)[: getattr(problem, name).ndim], bad)})
     with pytest.raises(NonFiniteError, match=rf"must be finite .* in row {row}, column {column}$"):
         fused(changed, Loss(), Kl(coef=0.1), entropy=True)
+    # rows that were dropped are not named
+    assert problem.batch.adv_BT is not None
+    adv_BT = torch.where(torch.arange(3)[:, None] == row, 0.0, 1.0).expand(3, 5).double()
+    later, place = problem.batch.mask_BT.nonzero()[problem.batch.mask_BT.nonzero()[:, 0] != row][0].tolist()
+    without_first = replace(changed, batch=replace(problem.batch, adv_BT=adv_BT))
+    with pytest.raises(NonFiniteError, match=rf"must be finite .* in row {later}, column {place}$"):
+        fused(without_first, Loss(), Kl(), entropy=True)
     with pytest.raises(NonFiniteError, match="must be finite"):
         fused_logprobs(changed.hidden_ND, changed.weight_VD, changed.ids_N, bias=changed.bias_V)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlvr import fused_logprobs, fused_policy_loss
 from rlvr.batching import Batch
-from rlvr.fused import fused_logprobs, fused_policy_loss
 from rlvr.recipe import Loss
 
 LOSS = Loss.model_validate({"aggregate": "token"})

@@ -26,9 +26,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
+from rlvr import fused_policy_loss
 from rlvr.batching import Batch
 from rlvr.chat import byte_tokenizer
-from rlvr.fused import fused_policy_loss
 from rlvr.recipe import Clip, Kl, Loss
 from rlvr.rewards.verified import VerifierPool
 from rlvr.types import Task
