@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlvr.batching import Batch
     from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
+    from rlvr.loss_settings import Kl, Loss
     from rlvr.losses import count, divisor, policy_loss
     from rlvr.plugins import verifier
-    from rlvr.recipe import Kl, Loss
     from rlvr.types import Completion, Group, Rollout, Task, Verdict
 
 __version__ = "0.1.0"
@@ -23,8 +23,8 @@ _HOME = {
     "Batch": "rlvr.batching",
     "Completion": "rlvr.types",
     "Group": "rlvr.types",
-    "Kl": "rlvr.recipe",
-    "Loss": "rlvr.recipe",
+    "Kl": "rlvr.loss_settings",
+    "Loss": "rlvr.loss_settings",
     "Rollout": "rlvr.types",
     "Task": "rlvr.types",
     "Verdict": "rlvr.types",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rlvr.batching import Batch
+from rlvr.loss_settings import Advantage, Kl
 from rlvr.losses import check_finite
-from rlvr.recipe import Advantage, Kl
 from rlvr.surrogates import kl_estimate
 
 LENGTH_ALPHA = 0.05
@@ -36,7 +36,7 @@ def compute(
     value or entropy of the models is not finite. A divergence that is not makes its row's advantages so.
     """
     _check_finite(batch.reward_B, batch, "reward")
-    kl_BT = kl.coef * _sampled_kl_BT(batch, kl) if kl.coef > 0 and kl.where == "reward" else None
+    kl_BT = kl.coef * _sampled_kl_BT(batch, kl) if kl.in_reward else None
     returns_BT = None
     if advantage.kind == "returns":
         adv_BT = returns_to_go(batch.reward_B, kl_BT, batch.mask_BT, advantage.gamma)
@@ -390,7 +390,7 @@ def _sampled_kl_BT(batch: Batch, kl: Kl) -> Tensor:
     if batch.ref_logp_BT is None:
         raise ValueError("batch.ref_logp_BT must be set for kl.coef > 0, got None")
     old_BT = (batch.sampler_logp_BT if batch.old_logp_BT is None else batch.old_logp_BT).double()
-    kl_BT = kl_estimate(old_BT, batch.ref_logp_BT.double(), kl.kind or "k1")
+    kl_BT = kl_estimate(old_BT, batch.ref_logp_BT.double(), kl.estimator)
     return torch.where(batch.mask_BT, kl_BT, 0.0)
 
 

@@ -108,9 +108,8 @@ class Batch:
 
     @property
     def predicts_BT(self) -> Tensor:
-        """bool, True where the model's hidden state is what predicts a trained token, one place before it:
-        hidden_ND = hidden_BTD[batch.predicts_BT] are the rows that fused_policy_loss() takes."""
-        return torch.cat([self.mask_BT[:, 1:], torch.zeros_like(self.mask_BT[:, :1])], dim=1)
+        """before(mask_BT): hidden_ND = hidden_BTD[batch.predicts_BT] are the rows that fused_policy_loss() takes."""
+        return before(self.mask_BT)
 
     @property
     def num_tokens(self) -> int:
@@ -141,6 +140,18 @@ class Batch:
     def micro(self, max_tokens: int) -> Iterator[Tensor]:
         """Row indices of micro-batches, see micro_batches()."""
         return micro_batches(self.length_B, max_tokens)
+
+
+def before(mask_BT: Tensor) -> Tensor:
+    """bool, True where the model's hidden state is what predicts a trained token, one place before it.
+
+    ValueError where the first token of a row is trained: nothing predicts it.
+    """
+    first_B = mask_BT[:, 0]
+    if bool(first_B.any()):
+        row = int(first_B.nonzero()[0, 0])
+        raise ValueError(f"mask_BT must be False in column 0 (nothing predicts a first token), got True in row {row}")
+    return torch.cat([mask_BT[:, 1:], torch.zeros_like(mask_BT[:, :1])], dim=1)
 
 
 def micro_batches(length_B: Tensor, max_tokens: int) -> Iterator[Tensor]:

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlvr.batching import Batch
+from rlvr.errors import NonFiniteError
+from rlvr.loss_settings import Kl, Loss
 from rlvr.losses import Sums, Tokens, carries_gradient, check_finite, flatten, is_token_local, total_loss
-from rlvr.recipe import Kl, Loss
 from rlvr.tiles import Gradients, Head, Tiles, slices
 
 _NO_KL = Kl()
@@ -59,7 +60,8 @@ def fused_policy_loss(
     dropped before the first product and are not in the metrics.
 
     The gradient is made for a loss that is multiplied by `expected_grad`, 1 / divisor() in a loop: any other factor is
-    as right, but costs a pass over the weight's gradient. entropy: also sum it up in the metrics where the loss does
+    as right, but costs a pass over the weight's gradient (float16: it must be of the size of the real one, a loss scale
+    included, or the gradient underflows). entropy: also sum it up in the metrics where the loss does
     not need it. tile_rows: tokens whose logits exist at a time, chosen by size without it.
     ValueError names the argument, NonFiniteError the token. Not for double backward.
     """
@@ -184,6 +186,9 @@ def _checked(
         )
     if bias_V is not None and bias_V.shape != (V,):
         raise ValueError(f"bias must have shape {(V,)}, got {tuple(bias_V.shape)}")
+    if bias_V is not None and not bool(bias_V.isfinite().all()):
+        place = int((~bias_V.isfinite()).nonzero()[0, 0])
+        raise NonFiniteError(f"bias must be finite, got {float(bias_V[place].detach()):g} at id {place}")
     for name, value in (("temperature", head.temperature), ("softcap", head.softcap)):
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be positive and finite, got {value}")
@@ -383,8 +388,9 @@ class _LogProbs(torch.autograd.Function):
                 scored.append(tiles.score(hidden_ND, at, tile_CV))
                 if keeps_unit:
                     unit.add(tile_CV, at, scored[-1], torch.ones_like(scored[-1].logp_C))
-        ctx.tiles, ctx.unit_ND = tiles, unit.hidden_grad_ND
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V)  # so that autograd notices what changes before backward
+        ctx.tiles = tiles
+        # saved by autograd, which notices what changes before backward, and lets go of it behind
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, unit.hidden_grad_ND)
         ctx.set_materialize_grads(False)
         entropy_N = torch.cat([s.entropy_C for s in scored if s.entropy_C is not None]) if tiles.entropy else None
         return torch.cat([s.logp_C for s in scored]), entropy_N
@@ -395,10 +401,10 @@ class _LogProbs(torch.autograd.Function):
         to_logp_N, to_entropy_N = grad_outputs
         if to_logp_N is None and to_entropy_N is None:
             return None, None, None, None, None
-        if ctx.unit_ND is not None and to_entropy_N is None:
+        tiles, (hidden_ND, _, _, unit_ND) = ctx.tiles, ctx.saved_tensors
+        if unit_ND is not None and to_entropy_N is None:
             assert to_logp_N is not None
-            return (ctx.unit_ND * to_logp_N[:, None]).to(ctx.unit_ND.dtype), None, None, None, None
-        tiles, (hidden_ND, _, _) = ctx.tiles, ctx.saved_tensors
+            return (unit_ND * to_logp_N[:, None]).to(unit_ND.dtype), None, None, None, None
         with torch.autocast(hidden_ND.device.type, enabled=False):
             tile = tiles.new_tile()
             gradients = Gradients(hidden_ND, tiles, ctx.needs_input_grad[:3])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlvr.batching import Batch, Counts
 from rlvr.errors import NonFiniteError
-from rlvr.recipe import Correction, Kl, Loss
+from rlvr.loss_settings import Correction, Kl, Loss
 from rlvr.surrogates import MAX_LOG_RATIO, SURROGATES, At, bounded, kl_estimate
 
 _NO_KL = Kl()
@@ -44,7 +44,8 @@ class Sums:
 def policy_loss(
     logp_BT: Tensor, batch: Batch, loss: Loss, kl: Kl = _NO_KL, *, entropy_BT: Tensor | None = None
 ) -> Sums:
-    """sum over trained tokens of weight * (surrogate * correction + kl.coef * KL - entropy_coef * entropy + NLL).
+    """sum over trained tokens of weight * (surrogate * correction + kl.coef * KL - entropy_coef * entropy), and
+    positive_nll * the mean NLL of positive rows' tokens.
 
     The weight is loss.aggregate's, the rest is described at the settings; formulas and sources: surrogates.py.
     logp_BT: nats, of ids_BT under the policy at the sampling temperature, with gradient; entropy_BT: nats, of the
@@ -79,7 +80,7 @@ def value_loss(values_BT: Tensor, batch: Batch, clip: float | None = None, aggre
     """sum over trained tokens of weight * max((V - R)^2, (clip(V, V_old +- clip) - R)^2) / 2.
 
     values_BT: the critic's, with gradient; batch.values_BT: those before the step; batch.returns_BT: R. Without `clip`
-    the sum of (V - R)^2 / 2. As PPO2's, verl's and OpenRLHF's. ValueError where something is missing.
+    the sum of weight * (V - R)^2 / 2. As PPO2's, verl's and OpenRLHF's. ValueError where something is missing.
     """
     mask_BT = batch.mask_BT
     _check_mask(mask_BT)
@@ -191,7 +192,7 @@ def flatten(batch: Batch, loss: Loss, kl: Kl = _NO_KL) -> Tokens:
     has_old = loss.anchor == "sampler" or batch.old_logp_BT is not None
     old = "sampler_logp_BT" if loss.anchor == "sampler" else "old_logp_BT"
     has_sampler = loss.correction is not None or loss.opsm is not None
-    has_ref = kl.coef > 0 and kl.where == "loss"
+    has_ref = kl.in_loss
     tokens = Tokens(
         row_N=row_N,
         in_row_N=batch.mask_BT.sum(dim=1)[row_N],
@@ -226,7 +227,7 @@ def carries_gradient(tokens: Tokens, loss: Loss, kl: Kl = _NO_KL) -> Tensor:
     Those have no advantage or were masked by the correction, and no term of KL, entropy or NLL. Where the loss looks at
     whole rows, a row is dropped as a whole.
     """
-    if loss.entropy_coef > 0 or (kl.coef > 0 and kl.where == "loss"):
+    if loss.entropy_coef > 0 or kl.in_loss:
         return torch.ones_like(tokens.adv_N, dtype=torch.bool)
     carries_N = tokens.adv_N != 0
     if tokens.correction_N is not None:
@@ -332,7 +333,7 @@ def total_loss(
         loss_N = torch.where(dropped_N, 0.0, loss_N)
         metrics["opsm/dropped"] = dropped_N.sum()
     if tokens.ref_N is not None:
-        kl_N = kl_estimate(logp_N, tokens.ref_N, kl.kind or ("k1" if kl.weighted else "k2"))
+        kl_N = kl_estimate(logp_N, tokens.ref_N, kl.estimator)
         metrics["kl"] = kl_N.detach().sum()
         loss_N = loss_N + kl.coef * (kl_N * at.ratio_N if kl.weighted else kl_N)
     if entropy_N is not None:

@@ -17,13 +17,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rlvr import lora, losses
-from rlvr.batching import Batch
+from rlvr.batching import Batch, before
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.failpoints import failpoint
 from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
+from rlvr.loss_settings import Kl, Loss
 from rlvr.losses import Sums
 from rlvr.packing import pack
-from rlvr.recipe import BpeTokenizer, Kl, Loss, Model, NewModel
+from rlvr.recipe import BpeTokenizer, Model, NewModel
 from rlvr.settings import load_recipe
 from rlvr.tiles import Head
 
@@ -211,7 +212,7 @@ def logprobs(
     Rows are right-padded; only masked positions pass the output head. With length_B (tokens of each row) the padding
     does not pass the model either: rows are packed, see can_pack(). fused: by rlvr.fused where the head is plain.
     """
-    hidden_ND, ids_N = _hidden_ND(model, ids_BT, _before(mask_BT), length_B), ids_BT[mask_BT]
+    hidden_ND, ids_N = _hidden_ND(model, ids_BT, before(mask_BT), length_B), ids_BT[mask_BT]
     head = plain_head(model) if fused else None
     if head is not None and len(ids_N):
         logp_N, entropy_N = fused_logprobs(hidden_ND, head.weight_VD, ids_N, temperature, **_settings(head))
@@ -263,7 +264,7 @@ def cross_entropy(
 
     The rest is as in policy_loss().
     """
-    hidden_ND, ids_N = _hidden_ND(model, ids_BT, _before(mask_BT), length_B), ids_BT[mask_BT]
+    hidden_ND, ids_N = _hidden_ND(model, ids_BT, before(mask_BT), length_B), ids_BT[mask_BT]
     head = plain_head(model) if fused else None
     if head is not None:
         loss, right_N = fused_cross_entropy(
@@ -332,11 +333,6 @@ def _hidden_ND(model: PreTrainedModel, ids_BT: Tensor, wanted_BT: Tensor, length
     return backbone(input_ids=ids_BT, use_cache=False).last_hidden_state[wanted_BT]
 
 
-def _before(mask_BT: Tensor) -> Tensor:
-    """bool, where the hidden state is that predicts each masked id."""
-    return torch.cat([mask_BT[:, 1:], torch.zeros_like(mask_BT[:, :1])], dim=1)
-
-
 def _by_tile(
     model: PreTrainedModel,
     hidden_ND: Tensor,
@@ -391,8 +387,11 @@ def _bent(model: PreTrainedModel) -> tuple[float, float | None]:
     """(scale, soft cap) of the logits"""
     config = model.config
     scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
-    scale /= getattr(config, "logits_scaling", None) or 1.0  # Granite
-    return scale, getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    scale *= getattr(config, "lm_head_multiplier", None) or 1.0  # Falcon-H1
+    granite = getattr(config, "logits_scaling", None) or 1.0
+    scale *= granite if config.model_type == "hyperclovax" else 1 / granite  # which took the name and multiplies
+    softcap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+    return scale, softcap or getattr(config, "logits_soft_cap", None)  # RecurrentGemma
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

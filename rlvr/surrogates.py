@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from rlvr.recipe import Loss
+from rlvr.loss_settings import Loss
 
 if TYPE_CHECKING:
     from rlvr.losses import Tokens

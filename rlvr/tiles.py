@@ -145,7 +145,7 @@ class Tiles:
             p_CV.scatter_(1, id_C1, own_C1 - 1)
             if p_CV.data_ptr() != tile_CV[rows].data_ptr():
                 tile_CV[rows] = p_CV
-        self._mend_small(logp_C, target_C, hidden_CD, tile_CV, ids_C)
+        self._mend_small(logp_C, target_C, hidden_CD, tile_CV)
         logp_C.clamp_(max=0)
         if entropy_C is not None:
             entropy_C.clamp_(min=0)
@@ -208,13 +208,12 @@ class Tiles:
         outside_CV.scatter_(1, torch.where(support_CK < 0, V, support_CK), False)
         return outside_CV[:, :V]
 
-    def _mend_small(self, logp_C: Tensor, target_C: Tensor, hidden_CD: Tensor, tile_CV: Tensor, ids_C: Tensor) -> None:
+    def _mend_small(self, logp_C: Tensor, target_C: Tensor, hidden_CD: Tensor, tile_CV: Tensor) -> None:
         """Where the probability is too small a number, take the logarithm of the likeliest token's instead."""
         small = (logp_C < _SURELY_NORMAL).nonzero()[:, 0]
         for rows in small.split(max(4, _BLOCK // tile_CV.shape[1])):
-            p_CV = tile_CV[rows].to(logp_C.dtype).scatter_(1, ids_C[rows, None], 0)
-            top_p_C, top_C = p_CV.max(dim=1)
-            logp_C[rows] = target_C[rows] - self._logits(hidden_CD[rows], top_C) + top_p_C.log()
+            top_p_C, top_C = tile_CV[rows].max(dim=1)  # the own id has p - 1 there
+            logp_C[rows] = target_C[rows] - self._logits(hidden_CD[rows], top_C) + top_p_C.to(logp_C.dtype).log()
 
 
 class Gradients:

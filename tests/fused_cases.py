@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rlvr.batching import Batch
 from rlvr.fused import fused_policy_loss
+from rlvr.loss_settings import Kl, Loss
 from rlvr.losses import Sums, policy_loss
-from rlvr.recipe import Kl, Loss
 
 NAMES = ("hidden_BTD", "weight_VD", "bias_V")
 Gradients = dict[str, Tensor]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlvr.batching import Batch
+from rlvr.loss_settings import Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo, Vespo
 from rlvr.losses import count, divisor, policy_loss
-from rlvr.recipe import Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo, Vespo
 
 MAX_TOKENS = 7
 LEVELS = ("token", "sequence", "geometric")

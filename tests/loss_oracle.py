@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rlvr.batching import Batch
-from rlvr.recipe import Correction, Kl, Loss
+from rlvr.loss_settings import Correction, Kl, Loss
 
 Scalars = list[Tensor]
 BOUND = 20.0

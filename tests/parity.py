@@ -27,8 +27,8 @@ from parity_values import critic_loss, value
 from torch import Tensor
 
 from rlvr.fused import fused_logprobs, fused_policy_loss
+from rlvr.loss_settings import Loss
 from rlvr.losses import policy_loss
-from rlvr.recipe import Loss
 from rlvr.surrogates import kl_estimate
 
 FAMILIES = {

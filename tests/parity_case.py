@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from rlvr.batching import Batch
+from rlvr.loss_settings import Clip, Correction, CorrectionMask, Kl, Loss
 from rlvr.losses import correction_weights
-from rlvr.recipe import Clip, Correction, CorrectionMask, Kl, Loss
 
 EXACT = 1e-9
 """Between weights that a file gives and exp(old - sampler)."""

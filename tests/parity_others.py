@@ -9,8 +9,8 @@ import torch
 from parity_case import Case, Inputs, Params, Term, Unknown, clipped, corrected, penalty
 
 from rlvr.batching import Batch
+from rlvr.loss_settings import Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo
 from rlvr.losses import correction_weights
-from rlvr.recipe import Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo
 
 FAR = 1e12
 """A clip that never bites."""

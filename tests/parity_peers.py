@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rlvr.advantages import high_entropy
 from rlvr.batching import Batch
-from rlvr.recipe import Clip, Kl, Loss, Sapo, Vespo
+from rlvr.loss_settings import Clip, Kl, Loss, Sapo, Vespo
 
 # --- TRL and Liger ---------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from parity_case import Case, Disagreement, Inputs, Params, Unknown
 from torch import Tensor
 
 from rlvr.advantages import gae, group_advantages, part_advantages, returns_to_go, standardised, whitened
+from rlvr.loss_settings import Advantage, Correction, CorrectionMask
 from rlvr.losses import correction_weights, value_loss
-from rlvr.recipe import Advantage, Correction, CorrectionMask
 
 VERL_EPS, TRL_EPS = 1e-6, 1e-4
 WHITEN_EPS = 1e-4

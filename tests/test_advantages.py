@@ -24,7 +24,7 @@ from rlvr.advantages import (
     whitened,
 )
 from rlvr.batching import Batch, make_batch
-from rlvr.recipe import Advantage, Kl
+from rlvr.loss_settings import Advantage, Kl
 from rlvr.types import Completion, Group, Rollout, Task
 
 EPS = 1e-4

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rlvr.advantages import GROUP_KINDS, compute, gae, high_entropy, returns_to_go, whitened
 from rlvr.batching import Batch
 from rlvr.errors import NonFiniteError
-from rlvr.recipe import Advantage, Kl
+from rlvr.loss_settings import Advantage, Kl
 
 EPS = 1e-4
 RETURNS = Advantage(kind="returns")

@@ -24,8 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import rlvr
 from rlvr import Batch, Kl, Loss, count, divisor, fused_policy_loss, policy_loss
+from rlvr.loss_settings import Clip
 from rlvr.presets import PRESETS
-from rlvr.recipe import Clip
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "recipes" / "plain_loop" / "train.py"

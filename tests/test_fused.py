@@ -16,8 +16,8 @@ from torch import Tensor
 
 from rlvr.batching import Batch
 from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
+from rlvr.loss_settings import Clip, Correction, Kl, Loss
 from rlvr.losses import carries_gradient, flatten, total_loss
-from rlvr.recipe import Clip, Correction, Kl, Loss
 
 Setting = tuple[Loss, Kl]
 TRAINED = [
@@ -313,15 +313,3 @@ def test_autocast_leaves_float64_alone() -> None:
         logp_N, entropy_N = fused_logprobs(problem.hidden_ND, problem.weight_VD, problem.ids_N, **problem.head())
     torch.testing.assert_close(logp_N, scores(problem)[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(entropy_N, scores(problem)[1], rtol=1e-12, atol=1e-12)
-
-
-def test_inside_of_a_compiled_model_it_is_the_same() -> None:
-    problem = make_problem(3)
-    mix = torch.nn.Linear(4, 4, dtype=torch.float64)
-
-    def whole(at: Problem) -> Tensor:
-        hidden_ND = torch.tanh(mix(at.hidden_ND))
-        return fused_policy_loss(hidden_ND, at.weight_VD, at.batch, *EVERYTHING).loss * 2
-
-    compiled = torch.compile(whole, backend="eager")
-    assert_equal(gradients(problem, compiled), gradients(problem, whole), 1e-13)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlvr.errors import NonFiniteError
 from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
-from rlvr.recipe import Correction, Kl, Loss
+from rlvr.loss_settings import Correction, Kl, Loss
 
 PROBLEM = make_problem(5, B=3, T=5, V=11, D=4, K=3, has_bias=True)
 BATCH, N = PROBLEM.batch, len(PROBLEM.ids_N)
@@ -227,14 +227,16 @@ def test_a_head_that_is_not_finite_is_noticed_at_the_first_token(name: str, bad:
     problem = replace(problem, hidden_BTD=problem.hidden_BTD.abs())
     row, column = problem.batch.mask_BT.nonzero()[0].tolist()
     changed = replace(problem, **{name: changed_at(getattr(problem, name), (7, 0)[: getattr(problem, name).ndim], bad)})
-    with pytest.raises(NonFiniteError, match=rf"must be finite .* in row {row}, column {column}$"):
+    where = "at id 7" if name == "bias_V" else f"in row {row}, column {column}"
+    with pytest.raises(NonFiniteError, match=rf"must be finite.* {where}$"):
         fused(changed, Loss(), Kl(coef=0.1), entropy=True)
     # rows that were dropped are not named
     assert problem.batch.adv_BT is not None
     adv_BT = torch.where(torch.arange(3)[:, None] == row, 0.0, 1.0).expand(3, 5).double()
     later, place = problem.batch.mask_BT.nonzero()[problem.batch.mask_BT.nonzero()[:, 0] != row][0].tolist()
     without_first = replace(changed, batch=replace(problem.batch, adv_BT=adv_BT))
-    with pytest.raises(NonFiniteError, match=rf"must be finite .* in row {later}, column {place}$"):
+    where = "at id 7" if name == "bias_V" else f"in row {later}, column {place}"
+    with pytest.raises(NonFiniteError, match=rf"must be finite.* {where}$"):
         fused(without_first, Loss(), Kl(), entropy=True)
     with pytest.raises(NonFiniteError, match="must be finite"):
         fused_logprobs(changed.hidden_ND, changed.weight_VD, changed.ids_N, bias=changed.bias_V)

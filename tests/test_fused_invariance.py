@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from rlvr.batching import Batch
 from rlvr.errors import NonFiniteError
 from rlvr.fused import fused_cross_entropy, fused_logprobs
+from rlvr.loss_settings import Correction, CorrectionMask, Kl, Loss
 from rlvr.losses import carries_gradient, count, flatten
 from rlvr.packing import pack
-from rlvr.recipe import Correction, CorrectionMask, Kl, Loss
 
 Setting = tuple[Loss, Kl]
 DROPPING = settings_of_loss().map(lambda setting: (setting[0].model_copy(update={"entropy_coef": 0.0}), Kl()))

@@ -18,7 +18,7 @@ import torch
 
 from rlvr.batching import Batch
 from rlvr.fused import fused_logprobs, fused_policy_loss
-from rlvr.recipe import Loss
+from rlvr.loss_settings import Loss
 
 
 def status(name):

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rlvr import lora, policy
 from rlvr.batching import Batch
+from rlvr.loss_settings import Clip, Kl, Loss
 from rlvr.losses import Sums
-from rlvr.recipe import Clip, Kl, Lora, Loss
+from rlvr.recipe import Lora
 
 LENGTHS = (9, 4, 13, 2, 5, 5)
 HEADS: dict[str, dict[str, Any]] = {
@@ -161,7 +162,7 @@ def test_the_head_that_is_taken_has_the_models_own_weight_scale_and_cap() -> Non
     for name, settings in HEADS.items():
         head = policy.plain_head(model_of(name))
         assert head is not None
-        assert (head.scale, head.softcap) == (0.25, None) if name != "gemma2" else (1.0, 0.8)
+        assert (head.scale, head.softcap) == ((0.25, None) if name != "gemma2" else (1.0, 0.8))
         (wanted,) = settings.values()
         assert wanted in (head.scale, head.softcap, 1 / head.scale)
     model = model_of("gpt_neox")

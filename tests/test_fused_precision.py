@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlvr.batching import Batch
 from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
-from rlvr.recipe import Kl, Loss
+from rlvr.loss_settings import Kl, Loss
 
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 ROUNDING = {FP32: 2**-24, BF16: 2**-9, FP16: 2**-12}

@@ -20,7 +20,7 @@ from torch import Tensor
 from rlvr.batching import Batch
 from rlvr.errors import NonFiniteError
 from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
-from rlvr.recipe import Loss
+from rlvr.loss_settings import Loss
 from rlvr.tiles import Head, Scored, Tiles
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None

@@ -25,7 +25,7 @@ LAYERS = {
     "models": "policy heads lora trained parallel parity mismatch trials engines.* "
     "checkpoint grouplog runs rollout_table",
     "maths": "batching packing advantages losses surrogates kernels tiles fused",
-    "settings": "recipe presets settings rows tasks chat verifiers.*",
+    "settings": "fields loss_settings recipe presets settings rows tasks chat verifiers.*",
     "ground": "types errors plugins seeds machine disk environment inputs failpoints sandbox.*",
 }
 NO_TORCH = ("settings", "ground")

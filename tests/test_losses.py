@@ -15,8 +15,8 @@ from loss_cases import MAX_TOKENS
 from torch import Tensor
 
 from rlvr.batching import Batch, Counts
+from rlvr.loss_settings import Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo, Vespo
 from rlvr.losses import correction_weights, count, divisor, policy_loss
-from rlvr.recipe import Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo, Vespo
 from rlvr.surrogates import MAX_LOG_RATIO, kl_estimate
 
 Rows = list[list[float]]

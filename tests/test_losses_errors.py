@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rlvr.batching import Batch, Counts
 from rlvr.errors import NonFiniteError
+from rlvr.loss_settings import Correction, Kl, Loss
 from rlvr.losses import correction_weights, count, divisor, policy_loss, value_loss
-from rlvr.recipe import Correction, Kl, Loss
 from rlvr.surrogates import kl_estimate
 
 CASE = make_case(5, 3, 5, 0.3)

@@ -22,9 +22,9 @@ from loss_cases import (
 from torch import Tensor
 
 from rlvr.batching import Batch
+from rlvr.loss_settings import Correction, CorrectionMask, Kl, Loss
 from rlvr.losses import Tokens, carries_gradient, count, divisor, flatten, is_token_local, total_loss
 from rlvr.packing import pack
-from rlvr.recipe import Correction, CorrectionMask, Kl, Loss
 
 Setting = tuple[Loss, Kl]
 

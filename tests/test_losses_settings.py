@@ -27,8 +27,8 @@ from loss_oracle import policy_oracle
 from pydantic import ValidationError
 from torch import Tensor
 
+from rlvr.loss_settings import AdaptiveKl, Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo, Vespo
 from rlvr.losses import policy_loss
-from rlvr.recipe import AdaptiveKl, Clip, Correction, CorrectionMask, Dppo, Kl, Loss, Sapo, Vespo
 
 
 def assert_is_the_oracles(case: Case, loss: Loss, kl: Kl) -> None:

@@ -22,9 +22,10 @@ import torch
 from rlvr.advantages import compute
 from rlvr.batching import Batch, make_batch
 from rlvr.errors import SettingsError
+from rlvr.loss_settings import Advantage, Kl, Loss
 from rlvr.losses import count, divisor, policy_loss
 from rlvr.presets import PRESETS
-from rlvr.recipe import Advantage, Kl, Loss, Overlong, RlRecipe
+from rlvr.recipe import Overlong, RlRecipe
 from rlvr.rewards.base import OverlongPenalty
 from rlvr.settings import from_overrides, load_recipe, to_yaml
 from rlvr.types import Completion, Group, Rollout, Task

@@ -20,8 +20,8 @@ from test_rl_resume import stopping_at
 from rlvr import checkpoint, runs
 from rlvr.errors import Stopped
 from rlvr.loops import rl
+from rlvr.loss_settings import AdaptiveKl
 from rlvr.policy import load_model
-from rlvr.recipe import AdaptiveKl
 
 PLUGIN = '''
 def tasks(n, prefix="q"):

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from rlvr.errors import SettingsError
-from rlvr.recipe import STAGES, EvalRecipe, Loss, RlRecipe, SftRecipe
+from rlvr.loss_settings import Loss
+from rlvr.recipe import STAGES, EvalRecipe, RlRecipe, SftRecipe
 from rlvr.settings import _DEFAULT_TAGS, describe, from_overrides, load_recipe, to_yaml
 
 BASE = "stage: rl\nsteps: 2\nmodel: {path: m}\ndata: {path: d.jsonl}\n"
@@ -340,8 +341,8 @@ def test_a_setting_that_is_needed_is_named(load: Load) -> None:
         ("rewards.x.kind=verifed", "rewards.x.kind: must be one of 'verified', 'random', got verifed"),
         (
             "loss.aggregate=tokn",
-            "loss.aggregate: input should be 'token', 'sequence', 'sequen"
-            "ce_sum', 'constant' or 'prompt', got 'tokn'",
+            "loss.aggregate: input should be 'token', 'sequence', 'sequence_sum', 'constant' or 'prompt', "
+            "got 'tokn'",
         ),
         ("optim=null", "optim: input should be a valid dictionary or object to extract fields from, got None"),
         ("rewards=null", "rewards: input should be a valid dictionary, got None"),

@@ -14,8 +14,8 @@ from loss_oracle import value_oracle
 from torch import Tensor
 
 from rlvr.batching import Batch
+from rlvr.loss_settings import Loss
 from rlvr.losses import count, divisor, value_loss
-from rlvr.recipe import Loss
 
 
 def make(returns: list[float], old: list[float] | None = None) -> Batch:

@@ -15,7 +15,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr import Batch, Loss, count, divisor, fused_policy_loss
 from rlvr.advantages import group_advantages
-from rlvr.recipe import Advantage
+from rlvr.loss_settings import Advantage
 
 V, P, G, LENGTH, STEPS, UPDATES = 10, 16, 8, 3, 30, 2
 

@@ -16,9 +16,10 @@ from rlvr.batching import Batch
 from rlvr.errors import NonFiniteError
 from rlvr.failpoints import failpoint
 from rlvr.loops import setup
+from rlvr.loss_settings import Kl
 from rlvr.losses import carries_gradient, count, divisor, flatten
 from rlvr.parity import Agreement
-from rlvr.recipe import Kl, RlRecipe
+from rlvr.recipe import RlRecipe
 from rlvr.rewards.base import parts_of
 from rlvr.seeds import permutation
 from rlvr.trained import Trained
@@ -80,19 +81,21 @@ def learn(learner: Learner, batch: Batch, step: int) -> Learned:
         updates.append(trained.step())
         failpoint("update")
     metrics = _step_metrics(totals, updates) | agreement.metrics()
-    if learner.kl.where == "reward" and learner.kl.coef > 0:
+    if learner.kl.in_reward:
         metrics["kl"] = advantages.mean_kl(batch, learner.kl)
+    if batch.entropy_BT is not None and "entropy" in metrics:  # of all trained tokens, not of those with a gradient
+        metrics["entropy"] = float(batch.entropy_BT[batch.mask_BT].mean())
     return Learned(metrics, adv_B, agreement)
 
 
 def _with_logprobs(learner: Learner, batch: Batch) -> Batch:
     """The batch with old_logp_BT, entropy_BT and ref_logp_BT, where the settings need them."""
     recipe, model = learner.recipe, learner.trained.model
-    if recipe.updates * recipe.epochs > 1 or recipe.advantage.top_entropy < 1:
+    several = recipe.updates * recipe.epochs > 1
+    reads_old = several and (recipe.loss.anchor == "old" or learner.kl.in_reward)
+    if reads_old or recipe.advantage.top_entropy < 1:
         old_logp_BT, entropy_BT = _scores(learner, model, batch)
-        batch = replace(batch, entropy_BT=entropy_BT)
-        if recipe.updates * recipe.epochs > 1:
-            batch = replace(batch, old_logp_BT=old_logp_BT)
+        batch = replace(batch, entropy_BT=entropy_BT, old_logp_BT=old_logp_BT if reads_old else None)
     if learner.kl.coef > 0:
         if lora.is_attached(model):
             with lora.off(model):
@@ -185,7 +188,7 @@ def _minibatches(batch: Batch, recipe: RlRecipe, step: int) -> Iterator[Batch]:
 
 
 def _step_metrics(totals: Mapping[str, float], updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Sums become means over the tokens that passed the model."""
+    """Sums become means over the scored tokens: those that carry a gradient, plainly all of their rows."""
     skipped = sum(update.get("skipped_updates", 0.0) for update in updates)
     done = [update for update in updates if "grad_norm" in update]
     metrics = {"skipped_updates": skipped} if skipped else {}

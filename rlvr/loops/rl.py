@@ -20,8 +20,9 @@ from rlvr.evaluate import evaluate
 from rlvr.loops import setup
 from rlvr.loops.learn import Learned, Learner, learn
 from rlvr.loops.stopping import StopRequest
+from rlvr.loss_settings import AdaptiveKl
 from rlvr.progress import Progress, WarnOnce, warnings_in_words
-from rlvr.recipe import AdaptiveKl, RlRecipe, VerifiedReward
+from rlvr.recipe import RlRecipe, VerifiedReward
 from rlvr.rewards import base as rewards_base
 from rlvr.rollout import Rollouts, Taken, group_metrics, sampling
 from rlvr.runs import Run

@@ -27,8 +27,9 @@ from bench_step import make_batch
 
 from rlvr import lora, policy
 from rlvr.batching import Batch
+from rlvr.loss_settings import Kl, Loss
 from rlvr.losses import count, divisor
-from rlvr.recipe import Kl, Lora, Loss, NewModel
+from rlvr.recipe import Lora, NewModel
 from rlvr.settings import load_recipe
 
 CASES = {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rlvr import fused_logprobs, fused_policy_loss
 from rlvr.batching import Batch
-from rlvr.recipe import Loss
+from rlvr.loss_settings import Loss
 
 LOSS = Loss.model_validate({"aggregate": "token"})
 SPREAD = 2.0

@@ -29,7 +29,7 @@ from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 from rlvr import fused_policy_loss
 from rlvr.batching import Batch
 from rlvr.chat import byte_tokenizer
-from rlvr.recipe import Clip, Kl, Loss
+from rlvr.loss_settings import Clip, Kl, Loss
 from rlvr.rewards.verified import VerifierPool
 from rlvr.types import Task
 
