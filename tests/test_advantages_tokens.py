@@ -297,7 +297,8 @@ def test_neither_padding_nor_the_order_of_rows_and_groups_changes_an_advantage(k
         greedy_B=torch.linspace(0, 1, 4, dtype=torch.float64)[group_B],
         part_BK=torch.stack([reward_B, torch.rand(B, generator=rng).double().where(reward_B > 0, torch.nan)], dim=1),
     )
-    advantage = Advantage(kind=kind, whiten=whiten, gamma=0.9, lam=0.8, top_entropy=0.6)
+    of_tokens = {"returns": {"gamma": 0.9}, "gae": {"gamma": 0.9, "lam": 0.8}}.get(kind, {})
+    advantage = Advantage(kind=kind, whiten=whiten, top_entropy=0.6, **of_tokens)
     kl = Kl() if kind in ("gdpo", "max_likelihood") else Kl(coef=0.1, where="reward")
     wanted_BT, wanted_returns_BT = compute(batch, advantage, kl, weights=[1.0, 0.5])
     order_B = torch.randperm(B, generator=rng)

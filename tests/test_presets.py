@@ -425,6 +425,6 @@ def test_a_preset_leaves_the_rest_of_its_sections_alone() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_the_resolved_recipe_of_a_preset_resolves_to_itself(name: str, tmp_path: Path) -> None:
-    recipe = settings(name, "overlong.buffer=0.3")
+    recipe = settings(name, "overlong.filter=true")
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
