@@ -62,14 +62,20 @@ def mean_kl(batch: Batch, kl: Kl) -> float:
 
 
 def group_advantages(reward_B: Tensor, group_B: Tensor, advantage: Advantage, length_B: Tensor | None = None) -> Tensor:
-    """Rewards compared within their groups, as GROUP_KINDS[advantage.kind] describes it; float64 [B] in and out.
+    """Rewards compared within their groups, as GROUP_KINDS[advantage.kind] describes it; float64 [B].
 
-    A group of one, or of equal rewards, has advantage exactly 0. length_B: trained tokens of each row,
-    for `length_weighted`. ValueError for a kind that needs more than that, or for rewards that the kind cannot take.
+    reward_B: any kind of number, NaN stays NaN; group_B: int64, any numbers from 0 on; length_B: trained tokens of each
+    row, for `length_weighted`. A group of one, or of equal rewards, has advantage exactly 0. ValueError for a kind that
+    needs more than that, for rewards that the kind cannot take, or shapes that do not fit.
     """
     if advantage.kind not in GROUP_KINDS:
         raise ValueError(f"advantage.kind must be one of {', '.join(GROUP_KINDS)}, got {advantage.kind}")
-    return GROUP_KINDS[advantage.kind](_Groups(reward_B, group_B, advantage, length_B))
+    if reward_B.ndim != 1 or group_B.shape != reward_B.shape or group_B.dtype != torch.int64:
+        raise ValueError(
+            f"reward_B and group_B must be [B], group_B int64, got {tuple(reward_B.shape)} and {tuple(group_B.shape)} "
+            f"{group_B.dtype}"
+        )
+    return GROUP_KINDS[advantage.kind](_Groups(reward_B.double(), group_B, advantage, length_B))
 
 
 @dataclass(frozen=True, slots=True)

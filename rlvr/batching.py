@@ -159,6 +159,8 @@ def micro_batches(length_B: Tensor, max_tokens: int) -> Iterator[Tensor]:
 
     Rows of like length go together, which pads least; losses are sums, so the split changes no result.
     """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}")
     order_B = torch.argsort(length_B, stable=True)
     sorted_lengths = length_B[order_B].tolist()
     start = 0

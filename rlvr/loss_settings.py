@@ -5,9 +5,9 @@ The text under a field is its documentation, as in recipe.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlvr.fields import Fused, NonNegative, PositiveFloat, PositiveInt, Settings, Share
 
@@ -40,7 +40,7 @@ class Advantage(Settings):
     eps: PositiveFloat = 1e-4
     """Keeps a group of equal rewards finite."""
     k: Annotated[int, Field(ge=2)] | None = None
-    """Of pass_at_k; without it all siblings."""
+    """Of pass_at_k; without it all siblings, and then of rewards 0 and 1 only a lone success teaches."""
     gamma: Share = 1.0
     """Discount per token, of returns and gae."""
     lam: Share | Literal["length"] = 1.0
@@ -66,9 +66,10 @@ class Clip(Settings):
     low: Annotated[float, Field(ge=0, le=1)] = 0.2
     """The ratio is held above 1 - low (TRL: epsilon); 1: no lower bound. Of gmpo: the log ratio above -low."""
     high: NonNegative = 0.2
-    """and below 1 + high (TRL: epsilon_high). Of gmpo: the log ratio below high."""
+    """The ratio is held below 1 + high (TRL: epsilon_high). Of gmpo: the log ratio below high."""
     dual: PositiveFloat | None = None
-    """And below this where the advantage is negative; above 1 + high (TRL: delta, verl: clip_ratio_c)."""
+    """A further upper bound of the ratio where the advantage is negative; must be above 1 + high (TRL: delta, verl:
+    clip_ratio_c)."""
 
     @model_validator(mode="after")
     def _check(self) -> Clip:
@@ -116,7 +117,7 @@ Level = Literal["token", "sequence", "geometric"]
 
 class CorrectionMask(Settings):
     level: Level = "token"
-    """What is compared with the bounds: as of the weight."""
+    """What is compared with the bounds: token, sequence or geometric, as with `weight`."""
     low: NonNegative = 0.5
     """A smaller ratio leaves the loss of the policy (its KL, entropy and NLL stay)."""
     high: PositiveFloat = 2.0
@@ -133,8 +134,8 @@ class Correction(Settings):
     """Importance weights exp(old - sampler), where the sampler's log-probabilities are not the trainer's."""
 
     weight: Level | None = "token"
-    """What the policy's loss is multiplied by: each token's own ratio, the product over the completion, or its
-    geometric mean; null: nothing, `mask` works alone."""
+    """What the policy's loss is multiplied by, once loss.correction is true or has settings. token: each token's own
+    ratio; sequence: the product over the completion; geometric: its geometric mean; null: nothing, `mask` alone."""
     cap: PositiveFloat | None = 2.0
     """Larger weights count as this (TRL: vllm_importance_sampling_cap); null: no cap."""
     mask: CorrectionMask | None = None
@@ -152,10 +153,10 @@ class Loss(Settings):
     gmpo: geometric mean of clipped ratios; sapo: a soft gate; vespo: a soft weight of the whole completion;
     dppo: r A where the probability has not moved too far; reinforce: A log p."""
     ratio: Literal["token", "sequence", "sequence_token"] = "token"
-    """Of new to old probability: each token's own, the geometric mean over the completion (GSPO), or that in value
-    and each token's own in gradient (GSPO-token)."""
+    """Of new to old probability. token: each token's own; sequence: the geometric mean over the completion (GSPO);
+    sequence_token: that in value, each token's own in gradient (GSPO-token)."""
     anchor: Literal["old", "sampler"] = "old"
-    """The ratio's denominator: the policy before the step, or the sampler itself (verl: bypass_mode)."""
+    """The ratio's denominator. old: the policy before the step; sampler: what the sampler said (verl: bypass_mode)."""
     clip: Clip = Clip()
     """Of the surrogates clip, cispo and gmpo; the others do not read it."""
     sapo: Sapo = Sapo()
@@ -179,6 +180,11 @@ class Loss(Settings):
     fused: Fused = "auto"
     """auto: output head and loss in one operation, without the logits of all tokens; off: plainly, for comparison."""
 
+    @field_validator("correction", mode="before")
+    @classmethod
+    def _from_bool(cls, value: Any) -> Any:
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
     @model_validator(mode="after")
     def _check(self) -> Loss:
         for name, plain in (("sapo", Sapo()), ("vespo", Vespo()), ("dppo", Dppo())):
@@ -201,7 +207,7 @@ class AdaptiveKl(Settings):
     """https://arxiv.org/abs/1909.08593 section 2.2: after each step coef grows or shrinks towards the target."""
 
     target: PositiveFloat
-    """Mean over trained tokens of the estimate, nats."""
+    """Mean over trained tokens of the estimate, nats. Without it the coefficient stays as it is."""
     horizon: PositiveInt = 10000
     """Completions over which the coefficient can change by a fifth of itself."""
 
@@ -210,13 +216,14 @@ class Kl(Settings):
     coef: NonNegative = 0.0
     """Weight of the divergence from the reference, the model as it was before step 1 (TRL: beta)."""
     kind: Literal["k1", "k2", "k3", "k3+", "abs"] | None = None
-    """Estimator, http://joschu.net/blog/kl-approx.html; k3+: the value of k3 with the gradient of k2; abs: |log ratio|.
-    Without it k2 in the loss (k1 where it is weighted) and k1 in the reward, whose optimum is the true one."""
+    """Estimator k1, k2 or k3, http://joschu.net/blog/kl-approx.html; k3+: the value of k3 with the gradient of k2; abs:
+    |log ratio|. Without it k2 in the loss (k1 where it is weighted) and k1 in the reward, whose optimum is the true
+    one."""
     weighted: bool = False
     """Multiply it by the ratio of new to old probability, with the ratio's gradient (DeepSeek-V3.2; TRL:
-    use_bias_correction_kl)."""
+    use_bias_correction_kl, on there by default since 1.16)."""
     where: Literal["loss", "reward"] = "loss"
-    """A term of the loss, or taken off each completion's reward."""
+    """loss: a term of the loss; reward: taken off each completion's reward."""
     adaptive: AdaptiveKl | None = None
     """coef is then the first one."""
 

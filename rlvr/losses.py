@@ -256,7 +256,7 @@ def _check_mask(mask_BT: Tensor) -> None:
 def _column(batch: Batch, name: str, needed_by: str) -> Tensor:
     """Of the trained tokens."""
     value_BT = getattr(batch, name)
-    if value_BT is None:
+    if value_BT is None or (name == "sampler_logp_BT" and bool(value_BT.isnan().all())):  # as Batch.of() leaves it
         raise ValueError(f"batch.{name} must be set for {needed_by}, got None")
     return _trained(value_BT, f"batch.{name}", batch.mask_BT)
 
@@ -284,6 +284,8 @@ def _weights(batch: Batch, loss: Loss) -> Tensor:
 
 def _is_positive(batch: Batch, loss: Loss) -> Tensor:
     """bool [B]"""
+    if bool(batch.reward_B.isnan().all()):  # as Batch.of() leaves it
+        raise ValueError("batch.reward_B must be set for loss.positive_nll > 0, got None")
     if not bool(batch.reward_B.isfinite().all()):
         raise ValueError("batch.reward_B must be finite where loss.positive_nll > 0, got NaN or infinity")
     return batch.reward_B > loss.positive_above

@@ -98,7 +98,7 @@ MISTAKES: list[tuple[Callable[[], object], str]] = [
         r"entropy_BT must be given where loss\.entropy_coef > 0 .*, got None",
     ),
     (
-        lambda: count(replace(BATCH, reward_B=BATCH.reward_B * math.nan), Loss(positive_nll=0.1)),
+        lambda: count(replace(BATCH, reward_B=BATCH.reward_B + torch.tensor([0, math.nan, 0])), Loss(positive_nll=0.1)),
         r"batch\.reward_B must be finite where loss\.positive_nll > 0, got NaN or infinity",
     ),
     # numbers
@@ -143,7 +143,7 @@ def test_an_empty_batch_is_refused() -> None:
 def test_rewards_that_are_unknown_are_refused_also_where_the_counts_are_given() -> None:
     loss = Loss(positive_nll=0.1)
     batch = replace(BATCH, counts=count(BATCH, loss), reward_B=BATCH.reward_B * math.nan)
-    with pytest.raises(ValueError, match=r"batch\.reward_B must be finite where loss\.positive_nll > 0"):
+    with pytest.raises(ValueError, match=r"batch\.reward_B must be set for loss\.positive_nll > 0, got None"):
         loss_of(batch, loss)
 
 
@@ -152,7 +152,7 @@ def test_what_another_loop_left_out_is_missed_where_the_settings_read_it(column:
     given = Batch.of(BATCH.ids_BT, BATCH.mask_BT, adv=torch.ones(3), old_logp_BT=CASE.logp_BT)
     assert math.isfinite(float(loss_of(given)))
     loss = {"sampler_logp_BT": CORRECTED, "reward_B": Loss(positive_nll=0.1)}[column]
-    with pytest.raises((ValueError, NonFiniteError), match=rf"batch\.{column} must be finite"):
+    with pytest.raises((ValueError, NonFiniteError), match=rf"batch\.{column} must be set for .*, got None"):
         loss_of(given, loss)
 
 
