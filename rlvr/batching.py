@@ -92,6 +92,10 @@ class Batch:
         for name, value_B in (("reward_B", reward_B), ("group_B", group_B)):
             if value_B is not None and value_B.shape != (B,):
                 raise ValueError(f"{name} must have shape {(B,)}, got {tuple(value_B.shape)}")
+        if group_B is not None and (group_B.dtype != torch.int64 or bool((group_B < 0).any())):
+            raise ValueError(
+                f"group_B must be int64 numbers from 0 on, got {group_B.dtype} from {group_B.min().item()}"
+            )
         unknown = torch.full((), torch.nan, device=ids_BT.device)
         return cls(
             ids_BT=ids_BT,

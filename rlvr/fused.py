@@ -10,6 +10,7 @@ N scored tokens, V vocabulary, D hidden, C tokens of a tile, K tokens of a suppo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,6 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rlvr.batching import Batch
 from rlvr.errors import NonFiniteError
@@ -318,6 +318,18 @@ class _Likelihood:
 # --- autograd --------------------------------------------------------------------------------------------------------
 
 
+def _once(backward: Function) -> Function:
+    """RuntimeError where the gradient itself shall have a gradient, which these have not."""
+
+    @functools.wraps(backward)
+    def checked(*arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("a fused loss has no second derivative: use policy_loss() where create_graph=True")
+        return backward(*arguments)
+
+    return checked  # pyright: ignore[reportReturnType]
+
+
 class _SinglePass(torch.autograd.Function):
     """(loss, logp_N): gradients are made with the loss, tile by tile."""
 
@@ -353,12 +365,13 @@ class _SinglePass(torch.autograd.Function):
                     to_entropy_C = None if to_entropy_N is None else to_entropy_N[within] * expected_grad
                     gradients.add(tile_CV, part, known, to_logp_N[within] * expected_grad, to_entropy_C)
             del tile
+            gradients.check(logp_N)
             ctx.gradients, ctx.expected_grad = gradients.taken(), expected_grad
         ctx.mark_non_differentiable(logp_N)
         return total, logp_N
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if ctx.gradients is None:
             raise RuntimeError("backward through this loss a second time: the first needs retain_graph=True")
@@ -390,18 +403,21 @@ class _LogProbs(torch.autograd.Function):
                     unit.add(tile_CV, at, scored[-1], torch.ones_like(scored[-1].logp_C))
         ctx.tiles = tiles
         # saved by autograd, which notices what changes before backward, and lets go of it behind
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, unit.hidden_grad_ND)
+        logp_N = torch.cat([s.logp_C for s in scored])
+        unit.check(logp_N)
+        own = (tiles.ids_N, tiles.support_NK)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, unit.hidden_grad_ND, *own)
         ctx.set_materialize_grads(False)
         entropy_N = torch.cat([s.entropy_C for s in scored if s.entropy_C is not None]) if tiles.entropy else None
-        return torch.cat([s.logp_C for s in scored]), entropy_N
+        return logp_N, entropy_N
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         to_logp_N, to_entropy_N = grad_outputs
         if to_logp_N is None and to_entropy_N is None:
             return None, None, None, None, None
-        tiles, (hidden_ND, _, _, unit_ND) = ctx.tiles, ctx.saved_tensors
+        tiles, (hidden_ND, _, _, unit_ND, *_) = ctx.tiles, ctx.saved_tensors
         if unit_ND is not None and to_entropy_N is None:
             assert to_logp_N is not None
             return (unit_ND * to_logp_N[:, None]).to(unit_ND.dtype), None, None, None, None

@@ -59,7 +59,7 @@ def policy_loss(
         if value_BT is not None and value_BT.shape != mask_BT.shape:
             raise ValueError(f"{name} must have the batch's shape {tuple(mask_BT.shape)}, got {tuple(value_BT.shape)}")
     tokens = flatten(batch, loss, kl)
-    logp_N = logp_BT[mask_BT]
+    logp_N = logp_BT[mask_BT].to(torch.promote_types(logp_BT.dtype, torch.float32))
     check_finite(logp_N, "logp_BT", mask_BT)
     entropy_N = None if entropy_BT is None else entropy_BT[mask_BT]
     if entropy_N is not None:
@@ -181,8 +181,10 @@ class Tokens:
         """Of each token the sum over its row (level sequence), or the mean (geometric); of token itself."""
         if level == "token":
             return value_N
-        sum_N = value_N.new_zeros(self.num_rows).index_add(0, self.row_N, value_N)[self.row_N]
-        return sum_N if level == "sequence" else sum_N / self.in_row_N
+        # in float64: a long row is many small numbers
+        sum_B = value_N.new_zeros(self.num_rows, dtype=torch.float64).index_add(0, self.row_N, value_N.double())
+        sum_N = sum_B[self.row_N] if level == "sequence" else sum_B[self.row_N] / self.in_row_N
+        return sum_N.to(value_N.dtype)
 
 
 def flatten(batch: Batch, loss: Loss, kl: Kl = _NO_KL) -> Tokens:
@@ -249,6 +251,8 @@ def check_finite(value_N: Tensor, name: str, mask_BT: Tensor) -> None:
 
 
 def _check_mask(mask_BT: Tensor) -> None:
+    if mask_BT.dtype != torch.bool or mask_BT.ndim != 2:
+        raise ValueError(f"mask_BT must be bool [B, T], got {mask_BT.dtype} {tuple(mask_BT.shape)}")
     if not bool(mask_BT.any()):
         raise ValueError(f"mask_BT must be True somewhere, got none of {tuple(mask_BT.shape)}")
 
@@ -264,7 +268,8 @@ def _column(batch: Batch, name: str, needed_by: str) -> Tensor:
 def _trained(value_BT: Tensor, name: str, mask_BT: Tensor) -> Tensor:
     if value_BT.shape != mask_BT.shape:
         raise ValueError(f"{name} must have the shape of mask_BT {tuple(mask_BT.shape)}, got {tuple(value_BT.shape)}")
-    value_N = value_BT[mask_BT]
+    value_N = value_BT[mask_BT].detach()
+    value_N = value_N.to(torch.promote_types(value_N.dtype, torch.float32))
     check_finite(value_N, name, mask_BT)
     return value_N
 
@@ -276,6 +281,8 @@ def _weights(batch: Batch, loss: Loss) -> Tensor:
         weight_B = 1 / in_row_B.clamp(min=1).double()
     elif loss.aggregate == "prompt":
         tokens_P = (batch.counts or count(batch, loss)).tokens_P
+        if int(batch.group_B.max()) >= len(tokens_P) or bool((tokens_P[batch.group_B] < in_row_B).any()):
+            raise ValueError("batch.counts must be of the optimizer step that holds these rows, got one without them")
         weight_B = 1 / tokens_P[batch.group_B].clamp(min=1).double()
     else:
         weight_B = torch.ones_like(in_row_B, dtype=torch.float64)
@@ -368,7 +375,7 @@ def correction_weights(old_logp_BT: Tensor, sampler_logp_BT: Tensor, mask_BT: Te
         num_rows=len(mask_BT),
     )
     weight_N, _ = _correction(old_N, tokens, correction)
-    return torch.zeros_like(old_logp_BT).masked_scatter(mask_BT, weight_N)
+    return weight_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, weight_N)
 
 
 def _correction(old_N: Tensor, tokens: Tokens, correction: Correction) -> tuple[Tensor, Tensor]:

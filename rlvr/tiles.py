@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlvr.errors import NonFiniteError
+
 _LOW = (torch.bfloat16, torch.float16)
 _SURELY_NORMAL = -80.0
 """exp() of it is a normal float32 number, so that its logarithm is exact to rounding."""
@@ -268,6 +270,15 @@ class Gradients:
         for rows in slices(slice(0, len(grad_VD)), 8192):  # so that the product in the lower precision stays small
             part_VD = torch.mm(tile_CV[:, rows].t(), scaled_CD)
             grad_VD[rows] = part_VD if first else grad_VD[rows].add_(part_VD)
+
+    def check(self, logp_N: Tensor) -> None:
+        """NonFiniteError where the log-probabilities are finite and the hidden states' gradient is not: an infinite
+        weight behind a soft cap, or with a probability of 0. float16 may overflow, which is its loss scale's matter."""
+        grad_ND = self.hidden_grad_ND
+        if grad_ND is None or grad_ND.dtype == torch.float16 or bool(grad_ND.isfinite().all()):
+            return
+        if bool(logp_N.isfinite().all()):
+            raise NonFiniteError("the gradient of hidden_ND is not finite: weight_VD must be, and advantages in range")
 
     def taken(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """(of hidden_ND, weight_VD, bias_V), each in its tensor's dtype."""

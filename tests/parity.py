@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,18 +65,24 @@ class Report:
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], list[Case]]:
-    beside = path.with_suffix(".json")
+    beside = path.with_suffix(".json") if path.name else path
     for file in (path, beside):
         if not file.is_file():
             raise BadFile(f"{file} is not there; wanted FILE.npz and, beside it, FILE.json")
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        real = [name for name, array in arrays.items() if array.dtype.kind not in "biuf"]
+    except (
+        *(OSError, EOFError, MemoryError, ValueError, AttributeError, TypeError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise BadFile(f"{path} is no NPZ of plain numbers: {error}") from None
+    if real:
+        raise BadFile(f"{path}: {real[0]} must hold real numbers, got {arrays[real[0]].dtype}")
     try:
         said = json.loads(beside.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadFile(f"{beside} is no JSON: {error}") from None
     rows = said.get("cases") if isinstance(said, dict) else None
     if not isinstance(rows, list):
@@ -91,6 +99,8 @@ def _case(row: Any, where: str) -> Case:
     for name, kind in wanted.items():
         if not isinstance(row, dict) or not isinstance(row.get(name), kind):
             raise BadFile(f"{where} must have `{name}`, and name, kind, source (texts), params (object), tol (number)")
+    if isinstance(row["tol"], bool) or not (math.isfinite(row["tol"]) and row["tol"] >= 0):
+        raise BadFile(f"{where}: tol must be a finite number from 0 on, got {row['tol']}")
     return Case(**{name: row[name] for name in wanted})
 
 
@@ -102,8 +112,13 @@ def inputs_of(arrays: dict[str, np.ndarray], path: Path) -> Inputs:
     shape = found["mask"].shape
     if len(shape) != 2 or found["ids"].shape != shape or found["hidden"].shape[:-1] != shape:
         raise BadFile(f"{path}: mask and ids must be [B, T] and hidden [B, T, D], got mask of shape {shape}")
-    temperature = float(found.pop("temperature"))
-    return Inputs(arrays={n: torch.from_numpy(a).double() for n, a in found.items()}, temperature=temperature)
+    given = found.pop("temperature")
+    if given.shape != () or not (math.isfinite(float(given)) and float(given) > 0):
+        raise BadFile(f"{path}: temperature must be a positive number, got {given}")
+    for name, array in found.items():
+        if not np.isfinite(array).all():
+            raise BadFile(f"{path}: inputs/{name} must be finite")
+    return Inputs(arrays={n: torch.from_numpy(a).double() for n, a in found.items()}, temperature=float(given))
 
 
 def run(path: Path) -> Report:
@@ -111,7 +126,11 @@ def run(path: Path) -> Report:
     arrays, cases = read(path)
     x = inputs_of(arrays, path)
     report = Report(n=len(cases))
-    for name, problem in check_expected(arrays, x).items():
+    try:
+        unexpected = check_expected(arrays, x)
+    except (Unknown, ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise BadFile(f"{path}: its inputs do not fit each other: {' '.join(str(error).split())}") from None
+    for name, problem in unexpected.items():
         report.failed.append(name)
         report.reasons[name] = problem
     for case in cases:
@@ -247,6 +266,8 @@ def differs(
         return f"has shape {tuple(ours.shape)}, the peer's {tuple(theirs.shape)}"
     if where is not None:
         ours, theirs = ours[where], theirs[where]
+    if not bool(theirs.isfinite().all()):
+        return "is to be compared with a number that is not finite"
     worst = float((ours - theirs).abs().max()) if ours.numel() else 0.0
     bound = tol * max(1.0, float(theirs.abs().max()) if theirs.numel() else 0.0)
     return None if worst <= bound else f"differs by {worst:.3g}, more than {bound:.3g}"  # NaN too

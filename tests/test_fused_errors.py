@@ -240,3 +240,14 @@ def test_a_head_that_is_not_finite_is_noticed_at_the_first_token(name: str, bad:
         fused(without_first, Loss(), Kl(), entropy=True)
     with pytest.raises(NonFiniteError, match="must be finite"):
         fused_logprobs(changed.hidden_ND, changed.weight_VD, changed.ids_N, bias=changed.bias_V)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf])
+def test_an_infinite_weight_behind_a_soft_cap_is_noticed_by_its_gradient(bad: float) -> None:
+    problem = make_problem(5, softcap=30.0)
+    problem = replace(problem, hidden_BTD=problem.hidden_BTD.abs().requires_grad_(True))
+    changed = replace(problem, weight_VD=changed_at(problem.weight_VD.detach(), (7, 0), bad))
+    for trained in (False, True):
+        weight_VD = changed.weight_VD.clone().requires_grad_(trained)
+        with pytest.raises(NonFiniteError, match="weight_VD must be"):
+            fused(replace(changed, weight_VD=weight_VD), Loss(), Kl())

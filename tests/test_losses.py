@@ -475,3 +475,27 @@ def test_batch_of_another_loops_tensors_gives_the_same_loss() -> None:
         loss = Loss(aggregate=aggregate)
         assert run(logp, theirs, loss) == run(logp, ours, loss)
         assert by(theirs, loss) == by(ours, loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_long_row_of_low_precision_is_summed_as_one_of_float64(dtype: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(0)
+    mask_BT = torch.ones(2, 4096, dtype=torch.bool)
+    old_BT = (-2 * torch.rand(2, 4096, generator=rng)).to(dtype)
+    new_BT, sampler_BT = (old_BT.float() + 0.05).to(dtype), (old_BT.float() + 0.001).to(dtype)
+    sequence, product = Loss(ratio="sequence"), Correction(weight="sequence", cap=None)
+    sums, weights = [], []
+    for cast in (dtype, torch.float64):
+        old, new, sampler = (value_BT.to(cast) for value_BT in (old_BT, new_BT, sampler_BT))
+        batch = Batch.of(mask_BT.long(), mask_BT, adv=torch.tensor([1.0, -2.0]), old_logp_BT=old)
+        sums.append(float(policy_loss(new, batch, sequence).loss))
+        weights.append(correction_weights(old, sampler, mask_BT, product).double())
+    assert sums[0] == pytest.approx(sums[1], rel=1e-5)
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=0)
+
+
+def test_what_the_batch_holds_gets_no_gradient() -> None:
+    batch = make([[0, 1, 1]], adv_BT=[[0.0, 1.5, -0.5]])
+    logp_BT = torch.tensor([[0.0, -2.0, -3.0]], dtype=torch.float64, requires_grad=True)
+    sums = policy_loss(logp_BT, replace(batch, old_logp_BT=logp_BT * 1), Loss(aggregate="token"))
+    assert torch.autograd.grad(sums.loss, logp_BT)[0].tolist() == [[0, -1.5, 0.5]]

@@ -81,7 +81,7 @@ def learn(learner: Learner, batch: Batch, step: int) -> Learned:
         updates.append(trained.step())
         failpoint("update")
     metrics = _step_metrics(totals, updates) | agreement.metrics()
-    if learner.kl.in_reward:
+    if learner.kl.in_reward and batch.num_tokens:
         metrics["kl"] = advantages.mean_kl(batch, learner.kl)
     if batch.entropy_BT is not None and "entropy" in metrics:  # of all trained tokens, not of those with a gradient
         metrics["entropy"] = float(batch.entropy_BT[batch.mask_BT].mean())
