@@ -8,7 +8,7 @@ READY := .venv/ready
 PEERS := .venv-bench/bin/python
 PEERS_READY := .venv-bench/ready
 # Benchmarks that run beside peers, in an environment of those.
-WITH_PEERS := tests/bench/bench_loss.py
+WITH_PEERS := tests/bench/bench_loss.py tests/bench/bench_preference_losses.py
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -28,8 +28,9 @@ $(PEERS_READY): $(READY) requirements-bench.lock tools/setup_bench.sh
 quickstart: setup  ## the main job end to end on the CPU, afresh, under runs/quickstart
 	@$(PY) recipes/arithmetic/run.py
 
-test: setup  ## all tests; those that need a GPU skip themselves where there is none
-	$(PY) -m pytest --durations=20 tests
+test: setup  ## all tests, two at a time; those that need a GPU skip themselves where there is none
+	$(PY) -m pytest -m "not alone" --numprocesses 2 --dist worksteal --durations=20 tests
+	$(PY) -m pytest -m alone --durations=20 tests
 
 check: setup  ## lint, types and the quick tests
 	.venv/bin/ruff check .

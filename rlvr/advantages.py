@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from rlvr.batching import Batch
+from rlvr.batching import Batch, spread
 from rlvr.loss_settings import Advantage, Kl
 from rlvr.losses import column
 from rlvr.surrogates import kl_estimate
@@ -27,10 +27,11 @@ def compute(
 ) -> tuple[Tensor, Tensor | None]:
     """(adv_BT float32, returns_BT float32 or None): advantages of the step's trained tokens, 0 for all others.
 
-    All tokens of a row have the row's advantage; with kind `returns` and `gae` each has its own. returns_BT, with `gae`
-    alone, is what the critic learns. weights: of the parts of the reward in the order of batch.part_BK, for `gdpo`.
-    With kl.where == "reward" what each token diverged from the reference is taken off first: summed off the row's
-    reward, or, with `returns` and `gae`, token by token (a row without trained tokens has none to take off).
+    All tokens of a row have the row's advantage; with kind `returns`, `divergence` and `gae` each has its own.
+    returns_BT, with `gae` alone, is what the critic learns. weights: of the parts of the reward in the order of
+    batch.part_BK, for `gdpo`. With kl.where == "reward" what each token diverged from the reference is taken off first:
+    summed off the row's reward, or, with the kinds above, token by token (a row without trained tokens has none to take
+    off).
 
     ValueError where a reward is not finite, or something that the settings read is missing; NonFiniteError where a
     value or entropy of the models is not finite. A divergence that is not makes its row's advantages so.
@@ -40,6 +41,10 @@ def compute(
     returns_BT = None
     if advantage.kind == "returns":
         adv_BT = returns_to_go(batch.reward_B, kl_BT, batch.mask_BT, advantage.gamma)
+    elif advantage.kind == "divergence":
+        if kl_BT is None:
+            raise ValueError("kl.coef must be positive and kl.where reward for advantage.kind divergence")
+        adv_BT = -kl_BT  # https://arxiv.org/abs/2306.13649: the gradient of KL(policy || teacher) of each token
     elif advantage.kind == "gae":
         adv_BT, returns_BT = _from_values(batch, advantage, kl_BT)
     else:
@@ -102,14 +107,16 @@ class _Groups:
         return self.total(self.reward_B) / self.num_B
 
     @property
+    def high_B(self) -> Tensor:
+        """Highest reward of the group; NaN where one is."""
+        num_groups = int(self.group_B.max()) + 1 if len(self.group_B) else 0
+        high_P = self.reward_B.new_full((num_groups,), -torch.inf)
+        return high_P.scatter_reduce(0, self.group_B, self.reward_B, "amax")[self.group_B]
+
+    @property
     def is_equal_B(self) -> Tensor:
         """bool, all rewards of the group are the same."""
-        num_groups = int(self.group_B.max()) + 1 if len(self.group_B) else 0
-        low_P = self.reward_B.new_full((num_groups,), torch.inf)
-        high_P = self.reward_B.new_full((num_groups,), -torch.inf)
-        low_P = low_P.scatter_reduce(0, self.group_B, self.reward_B, "amin")
-        high_P = high_P.scatter_reduce(0, self.group_B, self.reward_B, "amax")
-        return (low_P == high_P)[self.group_B]
+        return -replace(self, reward_B=-self.reward_B).high_B == self.high_B
 
     def less(self, baseline_B: Tensor) -> Tensor:
         """R - baseline; exactly 0 for equal rewards, whatever the baseline was rounded to: 1e-17 / eps would still be
@@ -184,6 +191,15 @@ def _gpg(groups: _Groups) -> Tensor:
     return groups.less(groups.mean_B) * (len(is_equal_B) / num_useful)
 
 
+def _best(groups: _Groups) -> Tensor:
+    """A = n / m for the m best of n siblings, 0 for the others: with aggregate `sequence_sum` and surrogate `reinforce`
+    the loss is the mean over groups of the best ones' -log p, https://arxiv.org/abs/2304.06767. Where all are equal
+    there is no best: 0."""
+    is_best_B = groups.reward_B == groups.high_B
+    num_best_B = groups.total(is_best_B.to(groups.reward_B.dtype))
+    return torch.where(is_best_B & ~groups.is_equal_B, groups.num_B / num_best_B, 0.0)
+
+
 GROUP_KINDS: dict[str, Callable[[_Groups], Tensor]] = {
     "group": _group,
     "group_no_std": _group_no_std,
@@ -194,6 +210,7 @@ GROUP_KINDS: dict[str, Callable[[_Groups], Tensor]] = {
     "pass_at_k": _pass_at_k,
     "pass_at_k_no_std": _pass_at_k_no_std,
     "gpg": _gpg,
+    "best": _best,
 }
 
 
@@ -216,6 +233,35 @@ def added_to_best(reward_B: Tensor, group_B: Tensor, k: int | None = None) -> Te
         reward_G, order_G = reward_B[rows_G].sort()
         above_GG = (reward_G[:, None] - reward_G).tril(-1)
         adv_B[rows_G[order_G]] = above_GG @ reward_G.new_tensor(share)
+    return adv_B
+
+
+def online_dpo(reward_B: Tensor, group_B: Tensor, h_B: Tensor, is_trained_B: Tensor, beta: float) -> Tensor:
+    """A = +n beta sigmoid(-beta (h_best - h_worst)) of the group's best sibling, minus that of its worst, 0 of the
+    others; float64 [B].
+
+    With surrogate `reinforce` and aggregate `sequence_sum` its gradient is that of the mean over groups of DPO's
+    -log sigmoid(beta (h_best - h_worst)), https://arxiv.org/abs/2402.04792, as long as the policy is the one that h_B
+    is of (updates and epochs 1). h_B: log p - log p_ref summed over the row's trained tokens, nats. n: the group's rows
+    with is_trained_B (bool [B]): those alone are compared. The first of equals is the best, or the worst; a group of
+    equal rewards has no advantage, and counts in the mean.
+    """
+    num, num_groups = len(reward_B), int(group_B.max()) + 1 if len(group_B) else 0
+
+    def first_P(of_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each group the row where of_B is highest, the first of equals, and what it is there."""
+        of_B = of_B.masked_fill(~is_trained_B, -torch.inf)
+        high_P = of_B.new_full((num_groups,), -torch.inf).scatter_reduce(0, group_B, of_B, "amax")
+        row_B = torch.arange(num, device=group_B.device).masked_fill(of_B != high_P[group_B], num)
+        return group_B.new_full((num_groups,), num).scatter_reduce(0, group_B, row_B, "amin"), high_P
+
+    (best_P, high_P), (worst_P, low_P) = first_P(reward_B.double()), first_P(-reward_B.double())
+    differs_P = high_P > -low_P
+    best_P, worst_P = best_P[differs_P], worst_P[differs_P]
+    size_P = group_B.new_zeros(num_groups).index_add(0, group_B, is_trained_B.to(group_B.dtype))[differs_P]
+    force_P = size_P * beta * torch.sigmoid(-beta * (h_B[best_P] - h_B[worst_P]).double())
+    adv_B = torch.zeros_like(h_B, dtype=torch.float64)
+    adv_B[best_P], adv_B[worst_P] = force_P, -force_P
     return adv_B
 
 
@@ -257,6 +303,9 @@ def _row_advantages(
             raise ValueError("batch.greedy_B must be set for advantage.kind greedy, got None")
         _check_finite(batch.greedy_B, batch, "greedy_B")
         return reward_B - batch.greedy_B  # https://arxiv.org/abs/2310.10505 eq. 3, 4
+    if advantage.kind == "online_dpo":
+        h_B = _sampled_kl_BT(batch, Kl(kind="k1"), "advantage.kind online_dpo").sum(dim=1)
+        return online_dpo(reward_B, batch.group_B, h_B, batch.mask_BT.any(dim=1), advantage.beta)
     return group_advantages(reward_B, batch.group_B, advantage, batch.mask_BT.sum(dim=1))
 
 
@@ -381,14 +430,13 @@ def _check_finite(value_B: Tensor, batch: Batch, what: str) -> None:
 
 def _trained(batch: Batch, name: str, needed_by: str) -> Tensor:
     """A tensor of the batch that is needed, checked at the trained tokens and 0 elsewhere; float64."""
-    value_N = column(batch, name, needed_by).double()
-    return value_N.new_zeros(batch.mask_BT.shape).masked_scatter(batch.mask_BT, value_N)
+    return spread(column(batch, name, needed_by).double(), batch.mask_BT)
 
 
-def _sampled_kl_BT(batch: Batch, kl: Kl) -> Tensor:
+def _sampled_kl_BT(batch: Batch, kl: Kl, needed_by: str = "kl.coef > 0") -> Tensor:
     """Of the trained tokens, that is those the policy sampled, float64; 0 elsewhere, no gradient."""
     if batch.ref_logp_BT is None:
-        raise ValueError("batch.ref_logp_BT must be set for kl.coef > 0, got None")
+        raise ValueError(f"batch.ref_logp_BT must be set for {needed_by}, got None")
     old_BT = (batch.sampler_logp_BT if batch.old_logp_BT is None else batch.old_logp_BT).double()
     kl_BT = kl_estimate(old_BT, batch.ref_logp_BT.double(), kl.estimator)
     return torch.where(batch.mask_BT, kl_BT, 0.0)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rlvr.types import Group, Part
+
+if TYPE_CHECKING:
+    from rlvr.chat import Example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,9 @@ class Batch:
     """float64, what a greedy completion of the row's task earned, for advantage.kind: greedy."""
     part_BK: Tensor | None = None
     """float64, the row's score by each part of the reward, NaN where it has none, for advantage.kind: gdpo."""
+    truncated_B: Tensor | None = None
+    """float64, what a row that was cut at max_tokens earns beside a critic's value of what would have come (what its
+    length costs), NaN of a row that ended; None: every row counts as ended."""
     counts: Counts | None = None
     """Of the optimizer step that the rows belong to; None: they are all of it."""
 
@@ -144,6 +151,41 @@ class Batch:
     def micro(self, max_tokens: int) -> Iterator[Tensor]:
         """Row indices of micro-batches, see micro_batches()."""
         return micro_batches(self.length_B, max_tokens)
+
+
+class Rows(NamedTuple):
+    """Tokenised texts of one step as tensors."""
+
+    ids_BT: Tensor
+    """int64, right-padded with 0."""
+    mask_BT: Tensor
+    """bool, True where a token is trained."""
+    length_B: Tensor
+    """int64, tokens that are no padding."""
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Rows:
+        """Every token but the first is trained, or those behind the prompt alone."""
+        ids_BT, length_B = pad([example.ids for example in examples])
+        start_B = torch.tensor([max(1, example.num_prompt) for example in examples])  # nothing predicts the first token
+        place_T = torch.arange(ids_BT.shape[1])
+        return cls(ids_BT, (place_T >= start_B[:, None]) & (place_T < length_B[:, None]), length_B)
+
+    @property
+    def num_tokens(self) -> int:
+        """Trained tokens."""
+        return int(self.mask_BT.sum())
+
+
+def pad(rows: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """(ids_BT, right-padded with 0; length_B), both int64, of at least one row of ids: lists or arrays."""
+    ids = [torch.as_tensor(row).long() for row in rows]
+    return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True), torch.tensor([len(row) for row in ids])
+
+
+def spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """value_N at the places where mask_BT is True, row after row, 0 elsewhere; carries the gradient."""
+    return value_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, value_N)
 
 
 def before(mask_BT: Tensor) -> Tensor:

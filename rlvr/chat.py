@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 
 from rlvr.errors import DataError
+from rlvr.preferences import IN_WORDS, Kind
 from rlvr.tasks import NUM_SHOWN, BadRow, bad_rows_message
-from rlvr.types import Demonstration, Message, Prompt, Task
+from rlvr.types import BestOf, Demonstration, Message, Preference, Prompt, Ranking, Rating, Task
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,6 +29,12 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}{{ m['role'] }}: {{ m['content'] }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '\\nassistant: ' }}{% endif %}"
 )
+_COMPLETIONS: dict[type, tuple[Kind, Callable[[Any], Sequence[str]]]] = {
+    Preference: ("comparison", lambda row: (row.chosen, row.rejected)),
+    Ranking: ("ranking", lambda row: row.completions),
+    Rating: ("rating", lambda row: (row.completion,)),
+    BestOf: ("best_of", lambda row: row.chosen + row.rejected),
+}
 _CHUNK = 1024  # texts per call: the library's objects are some KiB each
 
 
@@ -104,18 +111,17 @@ def encode_demonstrations(
     template rewrites earlier turns (so that the prompt is not a prefix) it is the bare text. An end token that the
     template did not write is added. DataError names all bad rows; with skip they are left out.
     """
-    if tokenizer.eos_token_id is None:
-        raise DataError("the tokenizer has no end token (eos_token), so a completion could not end")
 
-    def check(row: Demonstration, pair: tuple[list[int], list[int]]) -> Example:
-        prompt, completion = pair
-        length = len(prompt) + len(completion)
+    def check(row: Demonstration, ids: tuple[list[int], list[list[int]]]) -> Example:
+        (example,) = _examples(*ids)
+        length = len(example.ids)
         if max_length is not None and length > max_length and not split:
             raise BadRow(f"has {length} tokens with its end token; at most {max_length} are allowed")
-        ids = np.fromiter((*prompt, *completion), dtype=np.int32, count=length)
-        return Example(ids, len(prompt) if completion_only else 0)
+        return example if completion_only else Example(example.ids, 0)
 
-    encoded = _by_row(demonstrations, lambda rows: _pairs(tokenizer, rows))
+    encoded = _by_row(
+        demonstrations, lambda rows: _sequences(tokenizer, [(row.prompt, (row.completion,)) for row in rows])
+    )
     examples = _checked(
         "demonstrations", demonstrations, encoded, check, "shorten them, or raise max_length", on_bad_row
     )
@@ -123,6 +129,50 @@ def encode_demonstrations(
         return examples
     pieces = (Example(e.ids[k : k + max_length], 0) for e in examples for k in range(0, len(e.ids), max_length))
     return [piece for piece in pieces if len(piece.ids) > 1]  # a token alone is predicted by nothing
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: str) -> Example:
+    """Prompt ids + completion ids + end token, as encode_demonstrations has them; num_prompt are the prompt's.
+
+    What is written in the completion stays characters, though it be the text of an end token or of a turn. DataError:
+    no end token, no chat template, or one that refuses these messages, or that rewrites a completion with such text.
+    """
+    try:
+        if _tokenised(tokenizer, [completion], add_special_tokens=False)[0] != _as_characters(tokenizer, completion):
+            return _examples(*_with_characters(tokenizer, prompt, completion))[0]
+        return _examples(*_sequences(tokenizer, [(prompt, (completion,))])[0])[0]
+    except BadRow as error:
+        raise DataError(str(error)) from error
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Row],
+    *,
+    max_length: int | None,
+    on_bad_row: Literal["error", "skip"] = "error",
+) -> list[tuple[Row, tuple[Example, ...]]]:
+    """Comparisons, rankings, ratings or best-of-N rows (all of one kind) with an Example of each completion, in order.
+
+    Each Example is as encode_completion has it, all of a row behind the same prompt ids: chosen before rejected, or
+    as the ranking has them. Rows of which a completion has more than max_length tokens with its prompt, or two have
+    the same tokens, are bad rows. DataError names all of those; with skip they are left out.
+    """
+    kind, completions = _COMPLETIONS[type(rows[0])]
+
+    def check(row: Row, ids: tuple[list[int], list[list[int]]]) -> tuple[Row, tuple[Example, ...]]:
+        prompt, own = ids
+        longest = len(prompt) + max(map(len, own))
+        if max_length is not None and longest > max_length:
+            raise BadRow(f"has {longest} tokens with its end token; at most {max_length} are allowed")
+        if len({tuple(one) for one in own}) < len(own):
+            raise BadRow("two of its completions have the same tokens, so that no model can tell them apart")
+        return row, _examples(prompt, own)
+
+    def encode(chunk: Sequence[Any]) -> list[tuple[list[int], list[list[int]]]]:
+        return _sequences(tokenizer, [(row.prompt, completions(row)) for row in chunk])
+
+    return _checked(IN_WORDS[kind], rows, _by_row(rows, encode), check, "shorten them, or raise max_length", on_bad_row)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
@@ -215,26 +265,69 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -
     ]
 
 
-def _pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Demonstration]) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, completion ids with end token) of each row; BadRow where the chat template fails on one."""
+def _sequences(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[tuple[Prompt, Sequence[str]]]
+) -> list[tuple[list[int], list[list[int]]]]:
+    """(prompt ids, ids of each completion with an end token) of each row; BadRow where the chat template fails."""
     eos: Any = tokenizer.eos_token_id
+    if eos is None:
+        raise DataError("the tokenizer has no end token (eos_token), so a completion could not end")
     writes_end = not tokenizer.split_special_tokens
     texts: list[str] = []
     ends: list[list[int]] = []
-    for row in rows:
-        text, end = row.completion, [eos]
-        if not isinstance(row.prompt, str):
-            head = _render(tokenizer, row.prompt)
-            whole = _render(tokenizer, (*row.prompt, Message(role="assistant", content=text)), to_be_answered=False)
-            if whole.startswith(head):
-                text = whole[len(head) :]
-                if writes_end and text.rstrip().endswith(str(tokenizer.eos_token)):
-                    text, end = text.rstrip(), []  # what the template writes after its end token is never sampled
-        texts.append(text)
-        ends.append(end)
-    prompts = _prompt_ids(tokenizer, [row.prompt for row in rows])
-    completions = _tokenised(tokenizer, texts, add_special_tokens=False)
-    return [(p, c + e) for p, c, e in zip(prompts, completions, ends, strict=True)]
+    for prompt, completions in rows:
+        head = None if isinstance(prompt, str) else _render(tokenizer, prompt)
+        for text in completions:
+            end = [eos]
+            if head is not None and not isinstance(prompt, str):
+                whole = _render(tokenizer, (*prompt, Message(role="assistant", content=text)), to_be_answered=False)
+                if whole.startswith(head):
+                    text = whole[len(head) :]
+                    if writes_end and text.rstrip().endswith(str(tokenizer.eos_token)):
+                        text, end = text.rstrip(), []  # what the template writes after its end is never sampled
+            texts.append(text)
+            ends.append(end)
+    prompts = _prompt_ids(tokenizer, [prompt for prompt, _ in rows])
+    ids = _tokenised(tokenizer, texts, add_special_tokens=False)
+    ended = iter([own + end for own, end in zip(ids, ends, strict=True)])
+    return [(own, [next(ended) for _ in row[1]]) for own, row in zip(prompts, rows, strict=True)]
+
+
+def _with_characters(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, completion: str
+) -> tuple[list[int], list[list[int]]]:
+    """One row of _sequences(), with special tokens only where the chat template writes them; BadRow where it changes
+    the completion by more than the space around it."""
+    (own,) = _prompt_ids(tokenizer, [prompt])
+    eos: Any = tokenizer.eos_token_id
+    if eos is None:
+        raise DataError("the tokenizer has no end token (eos_token), so a completion could not end")
+    head = None if isinstance(prompt, str) else _render(tokenizer, prompt)
+    if head is None or isinstance(prompt, str):
+        return own, [[*_as_characters(tokenizer, completion), eos]]
+    whole = _render(tokenizer, (*prompt, Message(role="assistant", content=completion)), to_be_answered=False)
+    if not whole.startswith(head):
+        return own, [[*_as_characters(tokenizer, completion), eos]]
+    written = whole[len(head) :]
+    text = next((t for t in (completion, completion.strip()) if written.count(t) == 1), None)
+    if text is None:
+        raise BadRow("holds the text of a special token, and the chat template does not keep it as it is")
+    before, _, after = written.partition(text)
+    if not tokenizer.split_special_tokens and after.rstrip().endswith(str(tokenizer.eos_token)):
+        after, eos = after.rstrip(), None
+    around = _tokenised(tokenizer, [before, after], add_special_tokens=False)
+    return own, [[*around[0], *_as_characters(tokenizer, text), *around[1], *([] if eos is None else [eos])]]
+
+
+def _as_characters(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return _tokenised(tokenizer, [text], add_special_tokens=False, split_special_tokens=True)[0]
+
+
+def _examples(prompt: Sequence[int], completions: Iterable[Sequence[int]]) -> tuple[Example, ...]:
+    return tuple(
+        Example(np.fromiter((*prompt, *own), dtype=np.int32, count=len(prompt) + len(own)), len(prompt))
+        for own in completions
+    )
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, turns: tuple[Message, ...], *, to_be_answered: bool = True) -> str:
@@ -257,7 +350,13 @@ def _render(tokenizer: PreTrainedTokenizerBase, turns: tuple[Message, ...], *, t
     return text
 
 
-def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, add_special_tokens: bool) -> list[list[int]]:
+def _tokenised(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[str],
+    *,
+    add_special_tokens: bool,
+    split_special_tokens: bool | None = None,
+) -> list[list[int]]:
     if not texts:
         return []
     # verbose=False: that a text is longer than the model allows is ours to report
@@ -267,6 +366,7 @@ def _tokenised(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, add_spec
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
+        split_special_tokens=split_special_tokens,  # None: as the tokenizer has it
     )
     return encoding["input_ids"]  # type: ignore[return-value]  # pyright: ignore[reportReturnType]
 

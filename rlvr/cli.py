@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 import rlvr
-from rlvr import checkpoint_commands, failpoints, machine, sandbox_commands, settings
+from rlvr import (
+    checkpoint_commands,
+    failpoints,
+    golds_commands,
+    machine,
+    run_commands,
+    sample_commands,
+    sandbox_commands,
+    settings,
+    verifiers_commands,
+)
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
-from rlvr.recipe import STAGES, EvalRecipe, Recipe, RlRecipe, TrainingRecipe
+from rlvr.recipe import EvalRecipe, Recipe, RlRecipe, TrainingRecipe
 from rlvr.serve import commands as serve_commands
+from rlvr.stages import STAGES
 
 # click's, or that of the click that newer typers bring along
 _UsageError: Any = typer.BadParameter.__bases__[0]
@@ -31,7 +44,7 @@ app = typer.Typer(
 )
 
 RecipePath = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="YAML file; `rlvr config --settings rl` lists names.")
+    str, typer.Argument(metavar="RECIPE", help="YAML file; `rlvr config --settings STAGE` lists names.")
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Settings over the recipe's.")]
 Resume = Annotated[
@@ -39,7 +52,6 @@ Resume = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check recipe, data and model folder; train nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart/grpo.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -91,8 +103,9 @@ def _version(
 
 def _training_command(stage: str, summary: str, example: str) -> None:
     """Register the command of a stage; they differ in nothing else."""
+    settings_of = f"All settings: rlvr config --settings {stage}"
 
-    @app.command(name=STAGES[stage].command, help=summary, epilog=f"Example: {example}")
+    @app.command(name=STAGES[stage].command, help=summary, epilog=f"Example: {example}\n\n{settings_of}")
     def command(
         recipe: RecipePath,
         overrides: Overrides = None,
@@ -117,6 +130,16 @@ _training_command(
     "sft",
     "Fine-tune a model on demonstrations.",
     "rlvr sft recipes/arithmetic/sft.yaml model.path=runs/base/model",
+)
+_training_command(
+    "reward_model",
+    "Train a reward model on comparisons, rankings or ratings.",
+    "rlvr reward-model recipes/preference/reward.yaml model.path=runs/sft/model",
+)
+_training_command(
+    "dpo",
+    "Train a policy on preferences directly (DPO and its kin).",
+    "rlvr dpo recipes/preference/dpo.yaml model.path=runs/sft/model",
 )
 
 
@@ -187,13 +210,8 @@ def _run_loop(recipe: TrainingRecipe, path: str, resume: str, stop: Any) -> dict
 
 def _loop(recipe: TrainingRecipe) -> Any:
     """The module whose train() is the main rank's part and begin() that of the others."""
-    if isinstance(recipe, RlRecipe):
-        from rlvr.loops import rl
-
-        return rl
-    from rlvr.loops import sft
-
-    return sft
+    module = {"pretrain": "sft"}.get(recipe.stage, recipe.stage)
+    return importlib.import_module(f"rlvr.loops.{module}")
 
 
 def _prepare(recipe: Recipe) -> None:
@@ -226,12 +244,17 @@ def evaluate(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe with an eval section.")] = None,
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="Model folder or Hugging Face name.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="File of tasks with gold answers.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="File of tasks with gold answers, or an lm-evaluation-harness task (.yaml).")
+    ] = None,
     k: Annotated[str | None, typer.Option("-k", help="pass@k and maj@k for these, such as 1,8.")] = None,
     samples: Annotated[int | None, typer.Option(help="Completions per task; without it the largest k.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest completion.")] = None,
     engine: Annotated[str | None, typer.Option(help="vllm or hf.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write FILE.json (figures) and FILE.jsonl (every response).")] = None,
+    lm_eval_out: Annotated[
+        Path | None, typer.Option(help="Write the figures to this file in lm-evaluation-harness's form.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model on held-out tasks: pass@k, maj@k, with an interval over tasks."""
@@ -239,17 +262,35 @@ def evaluate(
         overrides, recipe = [recipe, *(overrides or [])], None
     flags = _eval_flags(model, tasks, k, samples, max_tokens, engine)
     base = Path(str(out).removesuffix(".json")) if out is not None else None
-    if base is not None:
-        _check_writable(base)
-    result, rows = _evaluate(_eval_recipe(recipe, [*flags, *(overrides or [])]))
+    for path in (base, lm_eval_out):
+        if path is not None:
+            _check_writable(path)
+    evaluated = _eval_recipe(recipe, [*flags, *(overrides or [])])
+    result, rows = _evaluate(evaluated)
     from rlvr.loops.setup import describe_evaluation
 
     print(describe_evaluation(result))
     if base is not None:
-        Path(f"{base}.json").write_text(json.dumps(result, indent=1))
-        Path(f"{base}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with _as_disk_error(base):
+            Path(f"{base}.json").write_text(json.dumps(result, indent=1))
+            Path(f"{base}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if lm_eval_out is not None:
+        from rlvr.lm_eval import results, task_file
+
+        file = task_file.read(tasks) if tasks is not None and tasks.endswith((".yaml", ".yml")) else None
+        generation = results.generation_kwargs(evaluated.eval)
+        with _as_disk_error(lm_eval_out):
+            lm_eval_out.write_text(json.dumps(results.to_lm_eval(result, rows, generation, file), indent=1))
     if as_json:
         print(json.dumps(result), flush=True)
+
+
+@contextlib.contextmanager
+def _as_disk_error(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"--out {out}: {error.strerror}") from None
 
 
 def _check_writable(out: Path) -> None:
@@ -276,8 +317,7 @@ def _eval_flags(
         f"{name}={json.dumps(value, ensure_ascii=False)}"
         for name, value in (
             ("model.path", model),
-            ("eval.tasks.source", None if tasks is None else "file"),  # whatever the recipe's own tasks come from
-            ("eval.tasks.path", tasks),
+            *_tasks_settings(tasks).items(),
             ("eval.samples", samples),
             ("eval.max_tokens", max_tokens),
             ("engine.kind", engine),
@@ -293,6 +333,17 @@ def _eval_flags(
         if samples is None:
             flags.append(f"eval.samples={max(ks)}")
     return flags
+
+
+def _tasks_settings(tasks: str | None) -> dict[str, Any]:
+    """Whatever the recipe's own tasks come from."""
+    if tasks is None:
+        return {}
+    if not tasks.endswith((".yaml", ".yml")):
+        return {"eval.tasks.source": "file", "eval.tasks.path": tasks}
+    from rlvr.lm_eval import task_file
+
+    return task_file.overrides(tasks)
 
 
 def _eval_recipe(path: str | None, overrides: Sequence[str]) -> EvalRecipe:
@@ -319,13 +370,16 @@ def _eval_recipe(path: str | None, overrides: Sequence[str]) -> EvalRecipe:
 
 def _evaluate(recipe: EvalRecipe) -> tuple[dict[str, Any], list[Mapping[str, Any]]]:
     _prepare(recipe)
+    from rlvr.lm_eval import task_file
     from rlvr.loops.evaluation import evaluate_model
     from rlvr.progress import Progress
 
     with Progress("eval", 1) as progress:
         evaluation = evaluate_model(recipe, progress)
     assert recipe.eval.tasks is not None
-    result = {"model": recipe.model.path, "tasks": recipe.eval.tasks.path, **evaluation.to_dict()}
+    tasks = recipe.eval.tasks
+    path = tasks.args["path"] if tasks.path == task_file.ROWS else tasks.path
+    result = {"model": recipe.model.path, "tasks": path, **evaluation.to_dict()}
     return result, list(evaluation.rows)
 
 
@@ -355,21 +409,22 @@ def verify(
     options = read_options(option or [], "--option")
     if explain is not None:
         result = verification.explain(explain[0], explain[1], verifier or "math", options)
-        print("\n".join(f"{k:9} {_word(v)}" for k, v in result.items() if k == "score" or v not in (None, "", {})))
+        print("\n".join(verification.trace(result)))
         unjudged = result["score"] is None
     else:
         assert file is not None
         cases = verification.read_cases(file, verifier)
         verdicts = verification.judge_cases(cases, options=options)
         result = dict(verification.report(cases, verdicts))
-        for line in verification.worth_a_look(cases, verdicts):
+        for line in verification.worth_a_look(zip(cases, verdicts, strict=True), "--out FILE has them all"):
             print(line)
         print("\n".join(f"{name:15} {_word(value)}" for name, value in result.items()))
         unjudged = result["unjudged"] == result["n"]
         if out is not None:
             rows = verification.rows(cases, verdicts)
             _check_writable(out)
-            out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            with _as_disk_error(out):
+                out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if as_json:
         print(json.dumps(result), flush=True)
     if unjudged:
@@ -394,13 +449,13 @@ def config(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
     overrides: Overrides = None,
     list_settings: Annotated[
-        str | None, typer.Option("--settings", metavar="STAGE", help="List all settings of rl, sft, pretrain or eval.")
+        str | None, typer.Option("--settings", metavar="STAGE", help=f"List all settings of {', '.join(STAGES)}.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Print the resolved recipe, itself a valid recipe; or every setting with its default and meaning."""
     if (recipe is None) == (list_settings is None):
-        raise SettingsError("config needs either RECIPE or --settings STAGE (rl, sft, pretrain, eval)")
+        raise SettingsError(f"config needs either RECIPE or --settings STAGE ({', '.join(STAGES)})")
     if list_settings is not None:
         rows = settings.describe(list_settings)
         for name, default, text in rows:
@@ -415,50 +470,10 @@ def config(
         print(resolved.model_dump_json(by_alias=True))
 
 
-@app.command(epilog="Example: rlvr status runs/quickstart/grpo")
-def status(run: RunFolder, as_json: Json = False) -> None:
-    """Say how far a run is."""
-    from rlvr import status as run_status
-
-    report = run_status.status(run)
-    print(run_status.render(report))
-    if as_json:
-        print(json.dumps(report))
-
-
-@app.command(epilog="Example: rlvr plot runs/quickstart/grpo --out curve.png")
-def plot(
-    run: RunFolder,
-    out: Annotated[Path | None, typer.Option(help="PNG file; without it RUN/plot.png.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Draw a run's curves into a PNG file."""
-    from rlvr import plot as plotting
-
-    path = plotting.plot(run, out)
-    print(path)
-    if as_json:
-        print(json.dumps({"plot": str(path)}))
-
-
-@app.command(epilog="Example: rlvr doctor runs/quickstart/grpo")
-def doctor(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Also look at this run folder.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Look at the installation: versions, vLLM, verifiers, links, disk; and at a run folder."""
-    import dataclasses
-
-    from rlvr import doctor as checkup
-
-    checks = checkup.diagnose(run)
-    print(checkup.render(checks))
-    if as_json:
-        print(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}))
-    if any(check.ok is False for check in checks):
-        raise DataError("something needs attention: see the lines marked above")
-
-
+run_commands.register(app)
+sample_commands.register(app, _prepare)
 app.add_typer(checkpoint_commands.app, name="checkpoint")
+app.add_typer(golds_commands.app, name="golds")
 app.add_typer(sandbox_commands.app, name="sandbox")
 app.add_typer(serve_commands.app, name="serve")
+app.add_typer(verifiers_commands.app, name="verifiers")

@@ -54,6 +54,7 @@ def diagnose(run: str | None = None) -> list[Check]:
         _disk,
         _vllm,
         _math,
+        _verifiers,
     ]
     if run is not None:
         folder = Path(run)
@@ -321,6 +322,18 @@ def _math() -> Iterator[Check]:
         else "; ".join(f"{verdict.outcome}: {verdict.reason}" for verdict in verdicts),
         advice="" if right else "rlvr verify --explain 0.5 '\\boxed{1/2}' says more",
     )
+
+
+def _verifiers() -> Iterator[Check]:
+    """Which can judge as they are, and what the others want first: an option, a package, a kernel that isolates."""
+    from rlvr.audit_examples import describe_all
+
+    found = describe_all()
+    ready = [one["name"] for one in found if not one["needs"]]
+    yield Check(name="verifiers", ok=True, detail=f"{len(ready)} of {len(found)} are ready: {', '.join(ready)}")
+    for one in found:
+        if one["needs"]:
+            yield Check(name=f"verifier {one['name']}", ok=None, detail=one["needs"])
 
 
 # --- a run ---

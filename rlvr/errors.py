@@ -15,6 +15,11 @@ def near(name: str, known: Iterable[str]) -> str:
     return f"did you mean {found[0]!r}? " if found else ""
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an error says, on one line: "ValueError: no such thing". At most so many characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]
+
+
 class RlvrError(Exception):
     """Root of our errors; its text is one line that says what is wrong, where, and what would be right."""
 

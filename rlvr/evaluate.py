@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,16 +24,11 @@ import numpy as np
 from rlvr import seeds
 from rlvr.errors import DataError, EngineError
 from rlvr.recipe import Eval
+from rlvr.rewards.votes import canonical
 from rlvr.types import SCHEMA, Completion, Engine, Request, Sampling, Task, Verdict
 
 Judge = Callable[[Sequence[tuple[str, str, Task]]], list[Verdict]]
 """Verdicts for (verifier, response, task), in the same order."""
-
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?|[+-]?[0-9]+/[0-9]+")
-_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
-_SIMPLE_FRACTION = re.compile(r"([+-]?)\\frac\{([0-9]+)\}\{([0-9]+)\}")
-_LAYOUT = re.compile(r"\s+|\\[,;:!]|\\(?:left|right)(?![A-Za-z])")
-_MAX_DIGITS = 1000  # longer ones stay text: exact arithmetic on them would cost more than the vote is worth
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -60,23 +54,6 @@ def _integer(name: str, value: Any) -> int:
         return operator.index(value)
     except TypeError:
         raise ValueError(f"{name} must be a whole number, got {value!r}") from None
-
-
-def canonical(answer: str) -> Fraction | str:
-    r"""The form under which answers vote together: "0.50", "1/2" and "\frac{1}{2}" are one rational, else tidied LaTeX.
-
-    Letters are compared without case, except in commands, where \Pi is not \pi.
-    """
-    text = answer.strip().removesuffix(".").strip("$ ")
-    text = _LAYOUT.sub("", text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac"))
-    if len(text) <= _MAX_DIGITS:
-        fraction = _SIMPLE_FRACTION.fullmatch(text)
-        plain = "{}{}/{}".format(*fraction.groups()) if fraction else text
-        if _THOUSANDS.fullmatch(plain):
-            plain = plain.replace(",", "")
-        if _NUMBER.fullmatch(plain) and not re.search(r"/0+$", plain):
-            return Fraction(plain)
-    return re.sub(r"\\[A-Za-z]+|[A-Z]", lambda found: found[0] if found[0][0] == "\\" else found[0].lower(), text)
 
 
 def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> float:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from rlvr.batching import Batch
+from rlvr.batching import Batch, spread
 from rlvr.errors import NonFiniteError
 from rlvr.loss_settings import Kl, Loss
 from rlvr.losses import Sums, Tokens, carries_gradient, check_finite, flatten, is_token_local, policy_sums, total_loss
@@ -74,7 +74,7 @@ def fused_policy_loss(
         index_N = scored_N.nonzero()[:, 0]
         hidden_ND, ids_N, tokens = hidden_ND.index_select(0, index_N), ids_N[index_N], tokens.pick(index_N)
         support_NK = None if support_NK is None else support_NK[index_N]
-    scored_BT = torch.zeros_like(batch.mask_BT).masked_scatter(batch.mask_BT, scored_N)
+    scored_BT = spread(scored_N, batch.mask_BT)
     tiles = Tiles(head, ids_N, support_NK, tile_rows, entropy=entropy or loss.entropy_coef > 0)
     if not len(ids_N):  # sums of nothing, which have a gradient all the same
         empty = (hidden_ND, head.weight_VD[:0], *(() if head.bias_V is None else (head.bias_V[:0],)))

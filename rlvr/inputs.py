@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlvr.errors import DataError
-from rlvr.types import Demonstration, Task
+from rlvr.types import BestOf, Demonstration, Preference, Ranking, Rating, Task
 
 _BYTES = 16
 _MIB = 1 << 20
@@ -25,20 +25,30 @@ _SMALL_FILES = (
     "chat_template.jinja",
 )
 """Those of a Hugging Face folder that change what the model reads or when it ends; the rest may come and go."""
+_READ = {
+    Task: ("gold", "verifier"),
+    Demonstration: ("completion",),
+    Preference: ("chosen", "rejected", "probability", "true_probability", "margin"),
+    Ranking: ("completions", "order"),
+    Rating: ("completion", "label", "scores"),
+    BestOf: ("chosen", "rejected"),
+}
+"""What is read of a row beside its id and prompt when it is trained on or measured with."""
 
 
-def fingerprint_rows(rows: Sequence[Task | Demonstration]) -> str:
-    """32 hexadecimal digits over id, prompt, gold, verifier (tasks) or completion (demonstrations), in their order."""
+def fingerprint_rows(rows: Sequence[Task | Demonstration | Preference | Ranking | Rating | BestOf]) -> str:
+    """32 hexadecimal digits over id, prompt and what else is read of each row, in their order."""
     digest = hashlib.blake2b(digest_size=_BYTES)
     for row in rows:
-        rest = (row.gold, row.verifier) if isinstance(row, Task) else (row.completion,)
+        rest = tuple(getattr(row, name) for name in _READ[type(row)])
         # repr() tells 1 from 1.0 and "1", keeps every digit, and writes a lone surrogate as an escape
         digest.update(repr((row.id, row.prompt, *rest)).encode())
     return digest.hexdigest()
 
 
-def fingerprint_model(path: str) -> str:
-    """Of a local folder 32 hexadecimal digits; of a Hugging Face name that name. DataError where it cannot be read.
+def fingerprint_model(path: str, *, setting: str = "model.path") -> str:
+    """Of a local folder 32 hexadecimal digits; of a Hugging Face name that name. DataError where it cannot be read;
+    `setting` is what it calls the path.
 
     Weights count by name, size, and first and last MiB: training moves all of them, and no start waits for a
     checksum of the whole.
@@ -53,7 +63,7 @@ def fingerprint_model(path: str) -> str:
                 part = file.read_bytes() if file.suffix != ".safetensors" else _ends(file)
                 digest.update(repr((file.name, file.stat().st_size, hashlib.sha256(part).hexdigest())).encode())
     except OSError as error:
-        raise DataError(f"model.path {path}: {Path(error.filename or path).name}: {error.strerror}") from None
+        raise DataError(f"{setting} {path}: {Path(error.filename or path).name}: {error.strerror}") from None
     return digest.hexdigest()
 
 

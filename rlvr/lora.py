@@ -15,10 +15,10 @@ from rlvr.errors import SettingsError
 from rlvr.recipe import Lora
 
 
-def attach(model: Any, settings: Lora, seed: int) -> Any:
+def attach(model: Any, settings: Lora, seed: int, *, is_scorer: bool = False) -> Any:
     """The model (PeftModel) with adapters that change nothing yet; only they are trained. SettingsError: no targets.
 
-    https://arxiv.org/abs/2106.09685; B is 0, A is drawn from `seed`.
+    https://arxiv.org/abs/2106.09685; B is 0, A is drawn from `seed`. Of a scorer (heads.py) the head is trained too.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -29,7 +29,7 @@ def attach(model: Any, settings: Lora, seed: int) -> Any:
         lora_dropout=0.0,  # dropout would make the trainer disagree with the sampler
         target_modules=targets,
         bias="none",
-        task_type=TaskType.CAUSAL_LM,
+        task_type=TaskType.SEQ_CLS if is_scorer else TaskType.CAUSAL_LM,  # peft trains and saves a classifier's head
     )
     _check_targets(model, settings)
     torch.manual_seed(seed)

@@ -25,7 +25,10 @@ class Advantage(Settings):
         "greedy",
         "gdpo",
         "gpg",
+        "best",
+        "online_dpo",
         "returns",
+        "divergence",
         "gae",
     ] = "group"
     """group: (reward - mean) / (std + eps) over siblings; group_no_std: reward - mean; batch_std: reward - mean of
@@ -33,14 +36,18 @@ class Advantage(Settings):
     reward - mean weighted by length; max_likelihood: (reward - mean) / mean; pass_at_k: what the completion adds to
     the best of k, over the std (pass_at_k_no_std: not over it); greedy: reward - that of a greedy completion; gdpo:
     group for each part of the reward, then their weighted sum, whitened; gpg: group_no_std, scaled up for groups of
-    equal rewards; returns: each token's sum of what comes after it, without a baseline; gae: generalized advantage
-    estimation, with a critic's values."""
+    equal rewards; best: only the best siblings count, to be imitated; online_dpo: the best against the worst sibling,
+    with the gradient of DPO's loss; returns: each token's sum of what comes after it, without a baseline; divergence:
+    nothing of the reward, each token what it diverged from the reference (kl.where: reward), to distill a teacher; gae:
+    generalized advantage estimation, with a critic's values."""
     whiten: bool = False
     """Then shift and scale to mean 0 and variance 1 over the step's trained tokens."""
     eps: PositiveFloat = 1e-4
     """Keeps a group of equal rewards finite."""
     k: Annotated[int, Field(ge=2)] | None = None
     """Of pass_at_k; without it all siblings, and then of rewards 0 and 1 only a lone success teaches."""
+    beta: PositiveFloat = 0.1
+    """Of online_dpo: weight of the divergence from the reference that DPO's loss stands for (TRL: beta)."""
     gamma: Share = 1.0
     """Discount per token, of returns and gae."""
     lam: Share | Literal["length"] = 1.0
@@ -51,10 +58,17 @@ class Advantage(Settings):
     """Only this share of the step's tokens, those of highest entropy, keeps its advantage (TRL:
     top_entropy_quantile)."""
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether it needs the reference's log-probabilities, whatever kl.coef is."""
+        return self.kind == "online_dpo"
+
     @model_validator(mode="after")
     def _check(self) -> Advantage:
         if self.k is not None and not self.kind.startswith("pass_at_k"):
             raise ValueError(f"k goes with kind: pass_at_k only, got kind: {self.kind}")
+        if self.beta != 0.1 and self.kind != "online_dpo":
+            raise ValueError(f"beta goes with kind: online_dpo only (elsewhere kl.coef), got kind: {self.kind}")
         if self.gamma != 1 and self.kind not in ("returns", "gae"):
             raise ValueError(f"gamma goes with kinds returns and gae only, got kind: {self.kind}")
         if (self.lam != 1 or self.critic_lam is not None) and self.kind != "gae":
@@ -212,13 +226,14 @@ class Kl(Settings):
     """Weight of the divergence from the reference, the model as it was before step 1 (TRL: beta)."""
     kind: Literal["k1", "k2", "k3", "k3+", "abs"] | None = None
     """Estimator k1, k2 or k3, http://joschu.net/blog/kl-approx.html; k3+: the value of k3 with the gradient of k2; abs:
-    |log ratio|. Without it k2 in the loss (k1 where it is weighted) and k1 in the reward, whose optimum is the true
-    one."""
+    |log ratio|. Without it k1 in the reward, whose optimum is the true one, and in the loss k2 (k1 where it is
+    weighted), which comes near it where advantages are not divided by a standard deviation."""
     weighted: bool = False
     """Multiply it by the ratio of new to old probability, with the ratio's gradient (DeepSeek-V3.2; TRL:
     use_bias_correction_kl, on there by default since 1.16)."""
     where: Literal["loss", "reward"] = "loss"
-    """loss: a term of the loss; reward: taken off each completion's reward."""
+    """loss: a term of the loss; reward: taken off each completion's reward. Presets of papers that have no divergence
+    say reward; with a `kind` or `weighted` of the recipe's own it is then loss again."""
     adaptive: AdaptiveKl | None = None
     """coef is then the first one."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from rlvr.batching import Batch, Counts
+from rlvr.batching import Batch, Counts, spread
 from rlvr.errors import NonFiniteError
 from rlvr.loss_settings import Correction, Kl, Loss
 from rlvr.surrogates import MAX_LOG_RATIO, SURROGATES, At, bounded, kl_estimate
@@ -77,7 +77,7 @@ def policy_sums(batch: Batch, scored_BT: Tensor, logp_N: Tensor, total: Tensor, 
         sequences=batch.num_sequences,
         metrics={name: float(value) for name, value in metrics.items()},
         scored=len(logp_N),
-        logp_BT=logp_N.new_zeros(scored_BT.shape).masked_scatter(scored_BT, logp_N.detach()),
+        logp_BT=spread(logp_N.detach(), scored_BT),
         scored_BT=scored_BT,
     )
 
@@ -250,9 +250,8 @@ def check_finite(value_N: Tensor, name: str, mask_BT: Tensor) -> None:
     if not bool(finite_N.all()):
         place = int((~finite_N).nonzero()[0, 0])
         row, column = mask_BT.nonzero()[place].tolist()
-        raise NonFiniteError(
-            f"{name} must be finite at trained tokens, got {float(value_N[place]):g} in row {row}, column {column}"
-        )
+        value = float(value_N.detach()[place])
+        raise NonFiniteError(f"{name} must be finite at trained tokens, got {value:g} in row {row}, column {column}")
 
 
 def column(batch: Batch, name: str, needed_by: str) -> Tensor:
@@ -381,7 +380,7 @@ def correction_weights(old_logp_BT: Tensor, sampler_logp_BT: Tensor, mask_BT: Te
         num_rows=len(mask_BT),
     )
     weight_N, _ = _correction(old_N, tokens, correction)
-    return weight_N.new_zeros(mask_BT.shape).masked_scatter(mask_BT, weight_N)
+    return spread(weight_N, mask_BT)
 
 
 def _correction(old_N: Tensor, tokens: Tokens, correction: Correction) -> tuple[Tensor, Tensor]:

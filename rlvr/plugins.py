@@ -5,26 +5,49 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
-from rlvr.errors import PluginError, near
+from rlvr.errors import PluginError, near, one_line
 
 _BUILT_IN: dict[str, dict[str, str]] = {
     # kind -> name -> module whose import registers it; a module of ours may not bear a stdlib name (math)
     "verifier": {
-        "math": "rlvr.verifiers.math_equal",
         "boxed": "rlvr.verifiers.boxed",
+        "choice": "rlvr.verifiers.choice",
+        "composite": "rlvr.rewards.composite",
         "exact": "rlvr.verifiers.exact",
+        "f1": "rlvr.verifiers.word_f1",
+        "http": "rlvr.verifiers.http_endpoint",
+        "ifeval": "rlvr.verifiers.ifeval",
+        "json": "rlvr.verifiers.json_values",
+        "language": "rlvr.verifiers.language",
+        "length": "rlvr.verifiers.length_budget",
+        "math": "rlvr.verifiers.math_equal",
+        "numeric": "rlvr.verifiers.numeric",
+        "prime": "rlvr.verifiers.prime_env",
         "python_tests": "rlvr.verifiers.python_tests",
+        "reasoning_gym": "rlvr.verifiers.reasoning_gym_task",
+        "regex": "rlvr.verifiers.regex_match",
+        "repetition": "rlvr.verifiers.repetition",
+        "sql": "rlvr.verifiers.sql_result",
         "stdin_stdout": "rlvr.verifiers.stdin_stdout",
+        "steps": "rlvr.verifiers.process_steps",
+        "table": "rlvr.verifiers.table_values",
+        "tags": "rlvr.verifiers.tag_grammar",
+        "trl": "rlvr.verifiers.trl_function",
+        "verl": "rlvr.verifiers.verl_function",
     },
 }
 _ENTRY_POINTS = {"verifier": "rlvr.verifiers"}
 _registered: dict[tuple[str, str], Any] = {}
+
+Isolation = Literal["worker", "thread"]
+"""worker: a process that is killed at the timeout. thread: a thread of the asking process, for one that only waits."""
 
 
 def register(kind: str, name: str, thing: Any) -> None:
@@ -36,26 +59,50 @@ def register(kind: str, name: str, thing: Any) -> None:
 
 
 def verifier(
-    name: str, *, version: str = "1", deadline: float = 1.0, wall_seconds: float | None = None
+    name: str,
+    *,
+    version: str = "1",
+    timeout: float = 1.0,
+    wall_seconds: float | None = None,
+    isolation: Isolation = "worker",
 ) -> Callable[[Callable[..., Any]], Any]:
     """Register a function as a verifier.
 
-    Its parameters are injected by name, out of `response, gold, task, answer, how`; it returns a Verdict, a float
-    in [0, 1], a bool, or None (not applicable). Keyword-only parameters with a default are its options, set under
-    rewards.NAME.options. `deadline` is CPU seconds; it runs where it can be killed. One that waits for other processes
-    says for how long at most (wall_seconds, else 10 times the deadline and at least 10): beyond that it counts as our
-    failure. `version` goes into every verdict: raise it when verdicts change.
+    Its parameters are injected by name, out of `response, gold, task, answer, how, seed`; it returns a Verdict, a float
+    in [0, 1], a bool, or None (not applicable), or is `async` and returns one of these. Keyword-only parameters with a
+    default are its options, set under rewards.NAME.options. `timeout` is CPU seconds; it runs where it can be killed.
+    One that waits for others says for how long at most (wall_seconds, else 10 times the timeout and at least 10):
+    beyond that it counts as our failure. One that does nothing but wait (for a network) may have isolation="thread",
+    where wall_seconds is the only limit. `version` goes into every verdict, with a hash of the code: raise it when
+    verdicts change. PluginError where one of these is not right.
     """
+    problem = _declaration_problem(version, timeout, wall_seconds, isolation)
+    if problem:
+        raise PluginError(f"verifier {name!r}: {problem}")
 
     def claim(function: Callable[..., Any]) -> Callable[..., Any]:
         function.verifier_name = name  # type: ignore[attr-defined]
         function.verifier_version = version  # type: ignore[attr-defined]
-        function.verifier_deadline = deadline  # type: ignore[attr-defined]
+        function.verifier_timeout = timeout  # type: ignore[attr-defined]
         function.verifier_wall_seconds = wall_seconds  # type: ignore[attr-defined]
+        function.verifier_isolation = isolation  # type: ignore[attr-defined]
         register("verifier", name, function)
         return function
 
     return claim
+
+
+def _declaration_problem(version: Any, timeout: Any, wall_seconds: Any, isolation: Any) -> str:
+    if not isinstance(version, str) or not version:
+        return f'version must be text, such as "1", got {version!r}'
+    for name, seconds in (("timeout", timeout), ("wall_seconds", wall_seconds)):
+        number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not (name == "wall_seconds" and seconds is None) and not (number and 0 < seconds < math.inf):
+            return f"{name} must be a number of seconds above 0, got {seconds!r}"
+    if isolation not in get_args(Isolation):
+        hint = near(str(isolation), get_args(Isolation))
+        return f"isolation must be one of {', '.join(get_args(Isolation))}; {hint}got {isolation!r}"
+    return ""
 
 
 def known(kind: str) -> list[str]:
@@ -78,7 +125,7 @@ def find(kind: str, name: str) -> Any:
             try:
                 return entry.load()
             except Exception as error:  # whatever stands in somebody else's module
-                raise PluginError(f"{kind} {name!r}: cannot import {entry.value!r}: {_told(error)}") from error
+                raise PluginError(f"{kind} {name!r}: cannot import {entry.value!r}: {one_line(error)}") from error
     if ":" in name:
         return load(name, what=kind)
     raise PluginError(
@@ -104,7 +151,7 @@ def _from_package(name: str, what: str) -> Any:
     try:
         return importlib.import_module(name)
     except Exception as error:  # whatever stands in somebody else's module
-        raise PluginError(f"{what}: cannot import {name!r}: {_told(error)}") from error
+        raise PluginError(f"{what}: cannot import {name!r}: {one_line(error)}") from error
 
 
 def _from_file(path: Path, what: str) -> Any:
@@ -124,12 +171,8 @@ def _from_file(path: Path, what: str) -> Any:
         del sys.modules[name]
         if not isinstance(error, Exception) or isinstance(error, PluginError):
             raise
-        raise PluginError(f"{what}: cannot import {path}: {_told(error)}") from error
+        raise PluginError(f"{what}: cannot import {path}: {one_line(error)}") from error
     return module
-
-
-def _told(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _where(thing: Any) -> str:

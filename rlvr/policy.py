@@ -6,8 +6,10 @@ B sequences, T tokens, N scored tokens, V vocabulary, D hidden.
 from __future__ import annotations
 
 import difflib
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rlvr import lora, losses
-from rlvr.batching import Batch, before
+from rlvr.batching import Batch, before, spread
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.failpoints import failpoint
 from rlvr.fused import fused_cross_entropy, fused_logprobs, fused_policy_loss
@@ -32,6 +34,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_COUNTS_BEHIND_PADDING = (
+    "camembert data2vec-text esm ibert lilt longformer luke mpnet roberta roberta-prelayernorm xlm-roberta "
+    "xlm-roberta-xl xmod"
+).split()
+"""Kinds of models whose first position is the pad id + 1."""
 TILE_LOGITS = 2**26
 """Logits that exist at the same time: 256 MiB in float32, times the few copies that a softmax takes."""
 
@@ -39,104 +46,106 @@ TILE_LOGITS = 2**26
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
-def load_model(settings: Model) -> tuple[Any, Any]:
+def load_model(settings: Model, *, setting: str = "model.path") -> tuple[Any, Any]:
     """(causal language model, tokenizer) from a folder or by Hugging Face name; safetensors only, no remote code.
 
-    DataError in one line where it is missing, pickled, torn, or no causal language model.
+    DataError in one line where it is missing, pickled, torn, or no causal language model; `setting` is what it calls
+    the path.
     """
     from transformers import AutoModelForCausalLM
 
-    check_model_path(settings)
-    config = _load_config(settings.path)
-    _check_architecture(config, settings.path)
+    check_model_path(settings, setting=setting)
+    where = f"{setting} {settings.path}"
+    _check_architecture(_load_config(settings.path, where), where)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             settings.path, dtype=DTYPES[settings.dtype], use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # safetensors and transformers each raise their own kinds
-        raise DataError(f"model.path {settings.path}: cannot be loaded: {_first_line(error)}") from error
+        raise DataError(f"{where}: cannot be loaded: {_first_line(error)}") from error
     model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         what = f"lacks {len(missing)} weights ({missing[0]}, ...)" if missing else "has weights of other shapes"
-        raise DataError(f"model.path {settings.path}: the file {what} than its config.json says; save the model again")
+        raise DataError(f"{where}: the file {what} than its config.json says; save the model again")
     # dropout would make the trainer disagree with the sampler
-    return model.eval(), _load_tokenizer(settings.path)
+    return model.eval(), _load_tokenizer(settings.path, where)
 
 
-def load_tokenizer(settings: Model) -> tuple[Any, int | None]:
+def load_tokenizer(settings: Model, *, setting: str = "model.path") -> tuple[Any, int | None]:
     """(tokenizer, longest sequence in tokens that the model was made for), without weights. DataError as load_model."""
-    check_model_path(settings)
-    config = _load_config(settings.path)
-    _check_architecture(config, settings.path)
-    return _load_tokenizer(settings.path), getattr(config, "max_position_embeddings", None)
+    check_model_path(settings, setting=setting)
+    where = f"{setting} {settings.path}"
+    config = _load_config(settings.path, where)
+    _check_architecture(config, where)
+    return _load_tokenizer(settings.path, where), context_length(config)
 
 
-def _load_tokenizer(path: str) -> Any:
+def _load_tokenizer(path: str, where: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # tokenizers raises its own kinds
-        raise DataError(f"model.path {path}: its tokenizer cannot be loaded: {_first_line(error)}") from error
+        raise DataError(f"{where}: its tokenizer cannot be loaded: {_first_line(error)}") from error
     if not tokenizer("a")["input_ids"]:  # transformers makes an empty one where the folder has none
-        raise DataError(f"model.path {path}: no tokenizer in it (tokenizer.json); save it beside the model")
+        raise DataError(f"{where}: no tokenizer in it (tokenizer.json); save it beside the model")
     if tokenizer.eos_token_id is None:
-        raise DataError(f"model.path {path}: its tokenizer has no end token (eos_token), so no completion could end")
+        raise DataError(f"{where}: its tokenizer has no end token (eos_token), so no completion could end")
     return tokenizer
 
 
-def check_model_path(settings: Model) -> None:
-    """DataError where a local folder is absent or holds no safetensors; a Hugging Face name passes."""
-    path = Path(settings.path)
+def check_model_path(settings: Model, *, setting: str = "model.path") -> None:
+    """DataError where a local folder is absent or holds no safetensors; a Hugging Face name passes. setting: as in
+    load_model()."""
+    path, where = Path(settings.path), f"{setting} {settings.path}"
     if not path.exists():
         if settings.made_by and path.name == "model":
             try:
                 command = load_recipe(settings.made_by).command
             except SettingsError as error:
                 raise DataError(
-                    f"model.path {settings.path} does not exist yet, nor can model.made_by be read: "
+                    f"{where} does not exist yet, nor can {setting.removesuffix('path')}made_by be read: "
                     f"{_first_line(error)}"
                 ) from error
             raise DataError(
-                f"model.path {settings.path} does not exist yet; make it with: rlvr {command} {settings.made_by} "
-                f"run.dir={path.parent}"
+                f"{where} does not exist yet; make it with: rlvr {command} {settings.made_by} run.dir={path.parent}"
             )
         is_name = settings.path.count("/") <= 1 and not settings.path.startswith((".", "/", "~", "runs/"))
         if not is_name:
-            raise DataError(f"model.path {settings.path}: no such folder (seen from {Path.cwd()})")
+            raise DataError(f"{where}: no such folder (seen from {Path.cwd()})")
         return
     if not (path / "config.json").is_file():
         inner = path / "model"
         hint = f"; did you mean {inner}?" if (inner / "config.json").is_file() else ""
-        raise DataError(f"model.path {settings.path}: no config.json in it{hint}")
+        raise DataError(f"{where}: no config.json in it{hint}")
     if not any(path.glob("*.safetensors")):
         pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.pkl") for p in path.glob(pattern))
         if pickled:
             raise DataError(
-                f"model.path {settings.path}: {pickled[0]} is a pickle, which can run code when it is loaded; convert "
-                "it with save_pretrained (safetensors) where you trust it"
+                f"{where}: {pickled[0]} is a pickle, which can run code when it is loaded; convert it with "
+                "save_pretrained (safetensors) where you trust it"
             )
-        raise DataError(f"model.path {settings.path}: no *.safetensors in it")
+        raise DataError(f"{where}: no *.safetensors in it")
 
 
-def _load_config(path: str) -> Any:
+def _load_config(path: str, where: str) -> Any:
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(path)
     except Exception as error:  # ValueError, OSError, KeyError, hub errors: one line for all
-        raise DataError(f"model.path {path}: {_first_line(error)}") from error
+        raise DataError(f"{where}: {_first_line(error)}") from error
 
 
-def _check_architecture(config: Any, path: str) -> None:
+def _check_architecture(config: Any, where: str) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     named = list(config.architectures or [])
     causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
     if not causal or (named and not any(n.endswith(("ForCausalLM", "LMHeadModel")) for n in named)):
         what = ", ".join(named) or config.model_type
-        raise DataError(f"model.path {path}: {what} is no causal language model (..ForCausalLM)")
+        raise DataError(f"{where}: {what} is no causal language model (..ForCausalLM)")
 
 
 def new_model(settings: NewModel, texts: Iterator[str], seed: int) -> tuple[Any, Any]:
@@ -181,9 +190,31 @@ def _check_names(settings: NewModel, known: Mapping[str, Any]) -> None:
             )
 
 
-def context_length(model: PreTrainedModel) -> int | None:
-    """Longest sequence in tokens that the model was made for, where it says so."""
-    return getattr(model.config, "max_position_embeddings", None)
+def check_same_tokens(tokenizer: Any, other: Any, where: str) -> None:
+    """DataError where another model's tokenizer, named by `where`, does not mean the same tokens by the same ids."""
+    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    if ours == theirs:
+        return
+    token = min((token for token in {*ours, *theirs} if ours.get(token) != theirs.get(token)), key=str)
+    raise DataError(
+        f"{where}: its tokenizer is not the policy's (token {token!r} is {theirs.get(token, 'none')} there and "
+        f"{ours.get(token, 'none')} here), and it has to read the policy's tokens as they are; take a model of the "
+        "same tokenizer"
+    )
+
+
+def context_length(*models: Any) -> int | None:
+    """Longest sequence in tokens that each of the models (or configurations, or None) was made for, where they say so.
+
+    RoBERTa and its kin count positions from the number behind the pad id, and have as many less.
+    """
+    lengths: list[int] = []
+    for config in (getattr(model, "config", model) for model in models if model is not None):
+        length: int | None = getattr(config, "max_position_embeddings", None)
+        if length is not None:
+            first = (config.pad_token_id or 0) + 1 if config.model_type in _COUNTS_BEHIND_PADDING else 0
+            lengths.append(length - first)
+    return min(lengths, default=None)
 
 
 def weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
@@ -212,13 +243,29 @@ def logprobs(
     Rows are right-padded; only masked positions pass the output head. With length_B (tokens of each row) the padding
     does not pass the model either: rows are packed, see can_pack(). fused: by rlvr.fused where the head is plain.
     """
-    hidden_ND, ids_N = _hidden_ND(model, ids_BT, before(mask_BT), length_B), ids_BT[mask_BT]
-    head = plain_head(model) if fused else None
+    hidden_ND = hidden_states(model, ids_BT, before(mask_BT), length_B)
+    return _logprobs(model, hidden_ND, ids_BT, mask_BT, temperature, plain_head(model) if fused else None)
+
+
+def _logprobs(
+    model: PreTrainedModel, hidden_ND: Tensor, ids_BT: Tensor, mask_BT: Tensor, temperature: float, head: Head | None
+) -> tuple[Tensor, Tensor]:
+    ids_N = ids_BT[mask_BT]
     if head is not None and len(ids_N):
         logp_N, entropy_N = fused_logprobs(hidden_ND, head.weight_VD, ids_N, temperature, **_settings(head))
     else:
         logp_N, entropy_N = _by_tile(model, hidden_ND, ids_N, partial(_logp_and_entropy, temperature))
-    return _spread(logp_N, mask_BT), _spread(entropy_N, mask_BT)
+    return spread(logp_N, mask_BT), spread(entropy_N, mask_BT)
+
+
+@torch.no_grad()
+def certainty(model: PreTrainedModel, ids_BT: Tensor, mask_BT: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(uniform || p) = logsumexp(z) - mean(z) - log V, nats, of what predicted ids_BT where mask_BT is True, 0
+    elsewhere; z: logits / temperature. https://arxiv.org/abs/2505.19590 eq. 5. Rows are right-padded, as in logprobs().
+    """
+    hidden_ND, ids_N = hidden_states(model, ids_BT, before(mask_BT), None), ids_BT[mask_BT]
+    certainty_N, _ = _by_tile(model, hidden_ND, ids_N, partial(_certainty_and_ids, temperature))
+    return spread(certainty_N, mask_BT)
 
 
 def policy_loss(
@@ -230,25 +277,29 @@ def policy_loss(
     *,
     packs: bool = False,
     expected_grad: float = 1.0,
+    also: Callable[[Tensor], Tensor] | None = None,
 ) -> Sums:
     """losses.policy_loss() of the model's log-probabilities at the sampling temperature, with the entropy among its
-    metrics; packs: see can_pack(); expected_grad: see fused_policy_loss()."""
-    length_B = batch.length_B if packs else None
+    metrics; packs: see can_pack(); expected_grad: see fused_policy_loss(); also: a term that is added to the loss, of
+    the hidden states [N, D] that predict the trained tokens."""
+    hidden_ND = hidden_states(model, batch.ids_BT, batch.predicts_BT, batch.length_B if packs else None)
     head = plain_head(model) if loss.fused == "auto" else None
     if head is None:
-        logp_BT, entropy_BT = logprobs(model, batch.ids_BT, batch.mask_BT, temperature, length_B=length_B, fused=False)
-        return losses.policy_loss(logp_BT, batch, loss, kl, entropy_BT=entropy_BT)
-    return fused_policy_loss(
-        _hidden_ND(model, batch.ids_BT, batch.predicts_BT, length_B),
-        head.weight_VD,
-        batch,
-        loss,
-        kl,
-        temperature=temperature,
-        entropy=True,
-        expected_grad=expected_grad,
-        **_settings(head),
-    )
+        logp_BT, entropy_BT = _logprobs(model, hidden_ND, batch.ids_BT, batch.mask_BT, temperature, None)
+        sums = losses.policy_loss(logp_BT, batch, loss, kl, entropy_BT=entropy_BT)
+    else:
+        sums = fused_policy_loss(
+            hidden_ND,
+            head.weight_VD,
+            batch,
+            loss,
+            kl,
+            temperature=temperature,
+            entropy=True,
+            expected_grad=expected_grad,
+            **_settings(head),
+        )
+    return sums if also is None else replace(sums, loss=sums.loss + also(hidden_ND))
 
 
 def cross_entropy(
@@ -264,7 +315,7 @@ def cross_entropy(
 
     The rest is as in policy_loss().
     """
-    hidden_ND, ids_N = _hidden_ND(model, ids_BT, before(mask_BT), length_B), ids_BT[mask_BT]
+    hidden_ND, ids_N = hidden_states(model, ids_BT, before(mask_BT), length_B), ids_BT[mask_BT]
     head = plain_head(model) if fused else None
     if head is not None:
         loss, right_N = fused_cross_entropy(
@@ -321,8 +372,8 @@ def keep_few_activations(model: PreTrainedModel) -> None:
         layer.training = True  # it heeds this flag alone; what is inside stays without dropout
 
 
-def _hidden_ND(model: PreTrainedModel, ids_BT: Tensor, wanted_BT: Tensor, length_B: Tensor | None) -> Tensor:
-    """Last hidden states at wanted_BT, row by row."""
+def hidden_states(model: PreTrainedModel, ids_BT: Tensor, wanted_BT: Tensor, length_B: Tensor | None) -> Tensor:
+    """[N, D]: the last hidden states at wanted_BT, row by row; length_B as in logprobs()."""
     backbone: Any = lora.plain(model).base_model
     if length_B is not None and len(length_B) > 1:
         packed = pack(ids_BT, length_B)
@@ -365,14 +416,14 @@ def _logp_and_entropy(temperature: float, logits_NV: Tensor, ids_N: Tensor) -> t
     return all_logp_NV.gather(1, ids_N[:, None])[:, 0], -(all_logp_NV.exp() * all_logp_NV).sum(dim=-1)
 
 
+def _certainty_and_ids(temperature: float, logits_NV: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
+    scaled_NV = logits_NV / temperature
+    return scaled_NV.logsumexp(dim=-1) - scaled_NV.mean(dim=-1) - math.log(scaled_NV.shape[-1]), ids_N
+
+
 def _loss_and_guess(logits_NV: Tensor, ids_N: Tensor) -> tuple[Tensor, Tensor]:
     loss_N = torch.nn.functional.cross_entropy(logits_NV, ids_N, reduction="none")
     return loss_N, logits_NV.detach().argmax(dim=-1) == ids_N
-
-
-def _spread(value_N: Tensor, mask_BT: Tensor) -> Tensor:
-    """value_N at the places where mask_BT is True, 0 elsewhere; carries the gradient."""
-    return torch.zeros(mask_BT.shape, dtype=value_N.dtype, device=value_N.device).masked_scatter(mask_BT, value_N)
 
 
 def head_logits(model: PreTrainedModel, hidden_ND: Tensor) -> Tensor:

@@ -235,8 +235,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 60}m{whole % 60:02d}s"
 
 
-def warnings_in_words(metrics: Mapping[str, float]) -> list[str]:
-    """What is wrong with a step, in sentences that say what to change; nothing where all is well."""
+def warnings_in_words(metrics: Mapping[str, float], hacked: str = "") -> list[str]:
+    """What is wrong with a step, in sentences that say what to change; nothing where all is well. `hacked`: the first
+    completion on a canary that was rewarded."""
     words: list[str] = []
     cut = metrics.get("completions/clipped_ratio", 0.0)
     if cut > 0.5:
@@ -244,7 +245,8 @@ def warnings_in_words(metrics: Mapping[str, float]) -> list[str]:
             f"{100 * cut:.0f} % of completions were cut at sample.max_tokens: raise sample.max_tokens, "
             "or give the model a reason to stop (completions/clipped_ratio)"
         )
-    if metrics.get("frac_reward_zero_std", 0.0) >= 1.0:
+    # a critic is a baseline that does not need siblings to differ
+    if metrics.get("frac_reward_zero_std", 0.0) >= 1.0 and "critic/values/mean" not in metrics:
         words.append(
             "all groups have equal rewards, so this step taught nothing: choose easier or harder tasks, "
             "or raise sample.group_size (frac_reward_zero_std)"
@@ -263,6 +265,12 @@ def warnings_in_words(metrics: Mapping[str, float]) -> list[str]:
                 f"{100 * share:.0f} % of the verdicts of {area.removeprefix('verdicts/')} ran out of {limit[outcome]} "
                 f"and count 0: is it the responses, or the verifier? ({name})"
             )
+    if metrics.get("canary/hacked"):
+        words.append(
+            f"{metrics['canary/hacked']:g} of {metrics['canary/completions']:g} completions on tasks that nobody can "
+            f"solve were rewarded, so the verifier is being talked round: `rlvr why` tells of {hacked} "
+            "(canary/hack_rate)"
+        )
     overflow = metrics.get("ratio/overflow", 0.0)
     if overflow > 0:
         words.append(

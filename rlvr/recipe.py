@@ -9,117 +9,45 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlvr.fields import (
     Count,
-    Decay,
     Fused,
     Ints,
-    Name,
-    NonNegative,
     PositiveFloat,
     PositiveInt,
-    Rate,
     Settings,
     Share,
     Strings,
-    Switched,
-    Weight,
 )
 from rlvr.loss_settings import Advantage, Kl, Loss
+from rlvr.model_settings import AdamW, Critic, Model, NewModel, Optim, Reference
+from rlvr.model_settings import BpeTokenizer as BpeTokenizer
+from rlvr.model_settings import Lora as Lora
+from rlvr.model_settings import Muon as Muon
+from rlvr.reward_settings import (
+    HAVE_VALUES,
+    Alarms,
+    Canaries,
+    Data,
+    Overlong,
+    Reward,
+    Scoring,
+    Shaping,
+    VerifiedReward,
+    check_gates,
+    check_shaping,
+)
+from rlvr.reward_settings import MajorityReward as MajorityReward
+from rlvr.reward_settings import ModelReward as ModelReward
+from rlvr.reward_settings import RandomReward as RandomReward
+from rlvr.reward_settings import SelfCertaintyReward as SelfCertaintyReward
 
 
 class Run(Settings):
     dir: str | None = None
     """Folder of the run; without it runs/RECIPE-N, N counting up."""
-
-
-class Lora(Settings):
-    """Low-rank adapters, https://arxiv.org/abs/2106.09685: the model's own weights stay as they are."""
-
-    rank: PositiveInt = 16
-    """Of the two factors of each adapter. Adapters are off unless model.lora is true or has settings."""
-    alpha: PositiveFloat = 32.0
-    """The adapter's product is scaled by alpha / rank."""
-    targets: Strings | Literal["all-linear"] = "all-linear"
-    """Last parts of the names of the modules that get one (q_proj, ...); all-linear: all but the output head."""
-
-
-class Model(Settings):
-    path: Name
-    """Folder or Hugging Face name of a causal language model (safetensors)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights. Training takes float32 alone: a step of the optimizer is lost in bfloat16's rounding."""
-    lora: Switched[Lora] = None
-    """Train adapters alone: true, or their settings. model/ is then the merged model, adapter/ the PEFT folder."""
-    made_by: str | None = None
-    """Recipe that makes `path`; named where the folder is absent."""
-
-
-class BytesTokenizer(Settings):
-    kind: Literal["bytes"] = "bytes"
-    """One token per byte, with <pad> <eos> <bos>."""
-
-
-class BpeTokenizer(Settings):
-    kind: Literal["bpe"]
-    """Byte-level BPE, trained on the data."""
-    vocab_size: Annotated[int, Field(ge=259)] = 4096
-
-
-class PathTokenizer(Settings):
-    kind: Literal["path"]
-    """An existing tokenizer."""
-    path: str
-    """Folder or Hugging Face name of a tokenizer."""
-
-
-class NewModel(Settings):
-    architecture: str = "qwen3"
-    """A model type that transformers knows."""
-    config: dict[str, Any] = {}
-    """Its configuration (hidden_size, num_hidden_layers, ...); vocab_size, special tokens come from the tokenizer."""
-    tokenizer: BytesTokenizer | BpeTokenizer | PathTokenizer = Field(default=BytesTokenizer(), discriminator="kind")
-
-
-class Data(Settings):
-    """Rows: prompt and gold for RL and evaluation, prompt and completion (or text) for SFT and pretraining."""
-
-    path: Name
-    """File (.jsonl .json .parquet .csv), folder, Hugging Face name, or for a generator package.module:function or
-    file.py:function. Relative paths start at the current directory."""
-    source: Literal["file", "hub", "generator"] = "file"
-    """What `path` names."""
-    args: dict[str, Any] = {}
-    """Arguments of the generator."""
-    split: str = "train"
-    """Of a Hugging Face data set."""
-    subset: str | None = None
-    """Configuration of a Hugging Face data set."""
-    columns: dict[Literal["id", "prompt", "gold", "completion", "text", "verifier"], str] = {}
-    """Our word: their column, where the names are not among those known."""
-    verifier: str = "math"
-    """Judges rows that name none."""
-    system: str | None = None
-    """System message put before the prompt (makes it a conversation)."""
-    as_chat: bool = False
-    """Treat plain prompts as a user's message, rendered by the chat template."""
-    prompt_template: str | None = None
-    """Text around the prompt, with {prompt} in it, and {row.COLUMN} where another column of the row is to stand (text,
-    or a list of texts, each on a line of its own)."""
-    limit: PositiveInt | None = None
-    """Take the first rows only."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """Bad rows end the run before it starts, or are left out and counted."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Data:
-        if self.args and self.source != "generator":
-            raise ValueError("args go with source: generator only")
-        if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
-            raise ValueError("prompt_template must contain {prompt}")
-        return self
 
 
 class VllmEngine(Settings):
@@ -168,8 +96,9 @@ Engine = Annotated[VllmEngine | HfEngine, Field(discriminator="kind")]
 
 
 class Sample(Settings):
-    group_size: Annotated[int, Field(ge=2)] = 8
-    """Completions per task; an advantage compares siblings, so at least 2 (TRL: num_generations)."""
+    group_size: PositiveInt = 8
+    """Completions per task (TRL: num_generations); at least 2, but for the advantage kinds gae and returns, which do
+    not compare siblings."""
     groups_per_step: PositiveInt = 16
     """Tasks per optimizer step."""
     temperature: PositiveFloat = 1.0
@@ -183,86 +112,20 @@ class Sample(Settings):
     """Rounds of further tasks that a step draws for groups that were set aside; then it goes on with what it has."""
 
 
-class VerifiedReward(Settings):
-    kind: Literal["verified"] = "verified"
-    """Score of a verifier."""
-    verifier: str | None = None
-    """Without it each task's own."""
-    options: dict[str, Any] = {}
-    """Of that verifier, by name (`score: pass_rate`); held-out tasks that it judges are judged with the same."""
-    weight: Weight = 1.0
-    """0 logs the part without training on it."""
-    optional: bool = False
-    """A part that fails is left out, where otherwise the rollout counts as unjudged."""
+class Ptx(Settings):
+    """PPO-ptx, https://arxiv.org/abs/2203.02155 eq. 2: every update also learns from demonstrations."""
 
-    @model_validator(mode="after")
-    def _check(self) -> VerifiedReward:
-        if self.options and self.verifier is None:
-            raise ValueError(f"options ({', '.join(self.options)}) are one verifier's own; name it with verifier")
-        return self
+    data: Data
+    """Demonstrations or plain texts, as in a recipe for SFT: a path, or a mapping as under data."""
+    coef: PositiveFloat = 1.0
+    """Weight of their mean negative log-likelihood, nats per token, beside the policy's loss."""
+    batch_size: PositiveInt = 32
+    """Demonstrations per update."""
 
-
-class RandomReward(Settings):
-    kind: Literal["random"]
-    """1 with probability p whatever was written: a control run."""
-    p: Share = 0.5
-    weight: Weight = 1.0
-    optional: bool = False
-
-
-Reward = Annotated[VerifiedReward | RandomReward, Field(discriminator="kind")]
-
-
-class Scoring(Settings):
-    workers: PositiveInt = 1
-    """Processes that run verifiers."""
-    memory_mib: PositiveInt = 2048
-    """Address space of each."""
-
-
-class Overlong(Settings):
-    """Completions near or beyond sample.max_tokens, https://arxiv.org/abs/2503.14476 section 3.4."""
-
-    buffer: Share = 0.0
-    """The last share of sample.max_tokens, over which the penalty grows from 0 to its whole; 0: no penalty."""
-    penalty: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    """Taken off the reward of a completion that has no token left."""
-    filter: bool = False
-    """Completions cut at max_tokens stay in their group's baseline and leave the loss (TRL:
-    mask_truncated_completions)."""
-
-
-class AdamW(Settings):
-    kind: Literal["adamw"] = "adamw"
-    lr: Rate = 1e-6
-    """Learning rate after the warm-up (TRL: learning_rate)."""
-    betas: Annotated[tuple[Decay, Decay], Strict(False)] = (0.9, 0.95)
-    weight_decay: NonNegative = 0.0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """After the warm-up; linear and cosine fall towards min_lr_ratio, reached after the last step."""
-    warmup_steps: Count = 0
-    """Updates over which the rate rises from 0."""
-    min_lr_ratio: Share = 0.0
-    """Share of lr that linear and cosine end at."""
-    max_grad_norm: PositiveFloat = 1.0
-    """A longer gradient is shortened to this."""
-    micro_tokens: PositiveInt = 8192
-    """Tokens per forward, halved where memory runs out; the result does not depend on it."""
-    max_nonfinite: Count = 3
-    """Updates in a row that are skipped for a NaN or infinity in loss or gradient; one more ends the run."""
-
-
-class Muon(AdamW):
-    kind: Literal["muon"]  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
-    """torch.optim.Muon for the 2-D weights of the layers, AdamW for embeddings, heads and vectors."""
-    lr: Rate = 1e-2
-    """Of Muon's weights."""
-    momentum: Decay = 0.95
-    adamw_lr: Rate = 2e-3
-    """Of the rest."""
-
-
-Optim = Annotated[AdamW | Muon, Field(discriminator="kind")]
+    @field_validator("data", mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
 
 
 class HeldOut(Settings):
@@ -334,7 +197,7 @@ class Recipe(Settings):
 
     command: ClassVar[str]
     stage: str
-    """What the recipe is for: rl, sft, pretrain or eval."""
+    """What the recipe is for: rl, sft, pretrain, reward_model, dpo or eval."""
     schema_version: Literal[1] = Field(default=1, alias="schema")
     """Of the recipe's format."""
     seed: Count = 0
@@ -357,31 +220,95 @@ class TrainingRecipe(Recipe):
     checkpoint: Checkpoint = Checkpoint()
 
 
-def _check_dtype(model: Model) -> None:
+def check_dtype(model: Model) -> None:
+    """ValueError where training cannot hold the weights in that type."""
     if model.dtype != "float32":
         raise ValueError(
             f"model.dtype must be float32 for training (an optimizer's step is lost in the rounding of {model.dtype})"
         )
 
 
+_FORMULAS: dict[str, tuple[str, dict[str, tuple[Any, ...]]]] = {
+    "online_dpo": (
+        "has the gradient of DPO's loss",
+        {
+            "updates": (1,),
+            "epochs": (1,),
+            "loss.surrogate": ("reinforce",),
+            "loss.aggregate": ("sequence_sum",),
+            "advantage.whiten": (False,),
+            "advantage.top_entropy": (1.0,),
+        },
+    ),
+    # imitation is right after any number of updates; another divisor of the whole step is another learning rate
+    "best": (
+        "imitates the best",
+        {
+            "loss.surrogate": ("reinforce",),
+            "loss.aggregate": ("sequence_sum", "constant", "token"),
+            "advantage.whiten": (False,),
+        },
+    ),
+    # of divergences k1 alone has the right gradient as an advantage, docs/ALGORITHMS.md
+    "divergence": ("has the gradient of the divergence from the teacher", {"kl.estimator": ("k1",)}),
+}
+"""Kinds of advantage that are another method's gradient: what they are, and the settings under which they are it."""
+
+
+def _check_formula(recipe: RlRecipe) -> None:
+    """ValueError where the rest of the recipe would make something else of such an advantage."""
+    kind = recipe.advantage.kind
+    what, asked = _FORMULAS.get(kind, ("", {}))
+    for setting, right in asked.items():
+        got: Any = recipe
+        for name in setting.split("."):
+            got = getattr(got, name)
+        if got not in right:
+            named, wanted = setting.replace("estimator", "kind"), " or ".join(map(str, right))
+            raise ValueError(f"advantage.kind {kind} {what} with {named}: {wanted} only, got {got}")
+    if kind == "online_dpo" and recipe.kl.coef > 0:
+        raise ValueError(
+            "advantage.kind online_dpo has its divergence from the reference in advantage.beta; kl.coef must be 0, got "
+            f"{recipe.kl.coef:g}"
+        )
+    if kind == "divergence" and recipe.loss.surrogate == "reinforce" and recipe.updates * recipe.epochs > 1:
+        raise ValueError(
+            "advantage.kind divergence is of the policy before the step, and loss.surrogate reinforce does not see how "
+            f"far that has moved since: updates and epochs must be 1, got {recipe.updates} and {recipe.epochs}, or "
+            "loss.surrogate clip"
+        )
+
+
 def _check_advantage(recipe: RlRecipe) -> None:
     """What advantage, rewards, sample and kl ask of each other."""
     kind, kl, size = recipe.advantage.kind, recipe.kl, recipe.sample.group_size
-    if kind == "gae":
+    if kind == "gae" and recipe.critic.kind == "none":
+        raise ValueError("advantage.kind gae needs the values of a critic: critic.kind must be own or shared, got none")
+    if kind != "gae" and recipe.critic.kind != "none":
         raise ValueError(
-            "advantage.kind gae needs the values of a critic, which this command does not train; take another kind "
-            "(in your own loop: advantages.compute with batch.values_BT)"
+            f"critic.kind {recipe.critic.kind} goes with advantage.kind: gae only, which alone reads its values, got "
+            f"{kind}; set critic.kind=none"
         )
     if kind in ("gdpo", "max_likelihood") and kl.in_reward:
         raise ValueError(f"advantage.kind {kind} cannot take a divergence off the reward; kl.where must be loss")
-    if kind == "max_likelihood" and (
-        (recipe.overlong.buffer > 0 and recipe.overlong.penalty > 0)
-        or any(part.weight < 0 for part in recipe.rewards.values())
-    ):
+    if kind == "divergence" and not kl.in_reward:
+        raise ValueError("advantage.kind divergence reads nothing else: kl.coef must be positive and kl.where reward")
+    if kind == "divergence" and recipe.reference.path is None:
+        raise ValueError("advantage.kind divergence needs reference.path, the teacher (from itself nothing is learnt)")
+    can_be_negative = [
+        name
+        for name, part in recipe.rewards.items()
+        if part.weight < 0 or (part.weight and part.kind in HAVE_VALUES and part.gate is None)
+    ]
+    if kind == "max_likelihood" and (recipe.overlong.most > 0 or can_be_negative or recipe.shaping.length_residual):
         raise ValueError(
             "advantage.kind max_likelihood divides by the mean reward, which must not be negative; leave out "
-            "overlong.buffer and negative weights"
+            "overlong.buffer, overlong.missing_eos, shaping.length_residual, negative weights and models' rewards "
+            f"without a gate{' (' + ', '.join(can_be_negative) + ')' if can_be_negative else ''}"
         )
+    if size < 2 and (kind not in ("gae", "returns") or recipe.sample.dynamic):
+        what = "sample.dynamic" if kind in ("gae", "returns") else f"advantage.kind {kind}"
+        raise ValueError(f"sample.group_size must be at least 2 for {what}, which compares siblings, got {size}")
     num_completions = size * recipe.sample.groups_per_step
     if kl.adaptive is not None and kl.adaptive.horizon < num_completions:
         raise ValueError(
@@ -404,28 +331,49 @@ class RlRecipe(TrainingRecipe):
     rewards: dict[str, Reward] = {"answer": VerifiedReward()}
     """Parts by name; the reward is their weighted sum."""
     scoring: Scoring = Scoring()
+    shaping: Shaping = Shaping()
     overlong: Overlong = Overlong()
+    canaries: Canaries = Canaries()
+    alarms: Alarms = Alarms()
     advantage: Advantage = Advantage()
     loss: Loss = Loss()
     kl: Kl = Kl()
+    critic: Critic = Critic()
+    reference: Reference = Reference()
+    ptx: Ptx | None = None
     updates: PositiveInt = 1
     """Optimizer updates per step, each on an equal share of the groups."""
     epochs: PositiveInt = 1
     """Passes over a step's groups (TRL: num_iterations)."""
     parity: Parity = Parity()
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether anything is compared with the reference's log-probabilities."""
+        return self.kl.coef > 0 or self.advantage.reads_reference
+
     @model_validator(mode="after")
     def _check(self) -> RlRecipe:
-        _check_dtype(self.model)
+        check_dtype(self.model)
         if not self.rewards:
             raise ValueError("rewards must have at least one part")
         if not any(part.weight for part in self.rewards.values()):
             raise ValueError("rewards must have a part whose weight is not 0")
         if "overlong" in self.rewards:
-            raise ValueError("rewards.overlong: this name is kept for the penalty of overlong.buffer; choose another")
+            raise ValueError("rewards.overlong: this name is kept for the penalties of overlong; choose another")
+        check_gates(self.rewards)
+        check_shaping(self.shaping, self.rewards, self.advantage.kind, self.loss.positive_nll)
         _check_advantage(self)
+        _check_formula(self)
+        if self.reference != Reference() and not self.reads_reference:
+            raise ValueError("reference is what kl measures from; set kl.coef above 0, or leave reference out")
         if self.eval.options:
             raise ValueError("eval.options is for `rlvr eval`; here they are those of the reward: rewards.NAME.options")
+        if self.critic.warmup_steps >= self.steps:
+            raise ValueError(
+                f"critic.warmup_steps must be below steps ({self.steps}), or the policy never learns, got "
+                f"{self.critic.warmup_steps}"
+            )
         if self.updates > self.sample.groups_per_step:
             raise ValueError(
                 f"updates must be at most sample.groups_per_step ({self.sample.groups_per_step}), got {self.updates}"
@@ -457,7 +405,7 @@ class SftRecipe(SupervisedRecipe):
 
     @model_validator(mode="after")
     def _check(self) -> SftRecipe:
-        _check_dtype(self.model)
+        check_dtype(self.model)
         return self
 
 
@@ -482,11 +430,3 @@ class EvalRecipe(Recipe):
         if self.eval.tasks is None:
             raise ValueError("eval.tasks is needed: a file of tasks with gold answers")
         return self
-
-
-STAGES: dict[str, type[Recipe]] = {
-    "rl": RlRecipe,
-    "sft": SftRecipe,
-    "pretrain": PretrainRecipe,
-    "eval": EvalRecipe,
-}

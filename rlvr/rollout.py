@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -11,13 +11,15 @@ from typing import Literal
 
 import numpy as np
 
+from rlvr.canaries import Canaries
 from rlvr.errors import DataError, EngineError, Stopped
 from rlvr.failpoints import failpoint
 from rlvr.grouplog import GroupLog
 from rlvr.recipe import Sample
-from rlvr.rewards.base import OVERLONG, Rewards, earned
+from rlvr.rewards import composite
+from rlvr.rewards.base import MODEL, OVERLONG, Rewards, earned
 from rlvr.seeds import seed_for
-from rlvr.tasks import TaskStream
+from rlvr.tasks import TaskStream, is_canary
 from rlvr.types import Completion, Engine, Group, Part, Request, Rollout, Sampling, Task, Verdict
 
 Quality = Literal["unjudged", "equal", "useful"]
@@ -32,13 +34,20 @@ class Taken:
     """In the order of their tasks, whatever the order of completion was."""
     set_aside: list[Group] = field(default_factory=list)
     """Sampled and not trained on; quality() says why."""
+    canaries: list[Group] = field(default_factory=list)
+    """Of tasks that cannot be solved: never trained on, and in no figure of the others."""
     sample_seconds: float = 0.0
     score_seconds: float = 0.0
     """Waited for verdicts after the last completion; the rest was hidden behind sampling."""
 
     @property
     def sampled(self) -> list[Group]:
+        """But for canaries."""
         return [*self.groups, *self.set_aside]
+
+    @property
+    def everything(self) -> list[Group]:
+        return [*self.sampled, *self.canaries]
 
 
 class Rollouts:
@@ -56,13 +65,15 @@ class Rollouts:
         log: GroupLog | None = None,
         with_greedy: bool = False,
         parts: Sequence[Part] = (),
+        canaries: Canaries | None = None,
         is_stopping: Callable[[], bool] = lambda: False,
         on_progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         """encoded: tasks with their prompt ids; cursor: tasks drawn before (of a resumed run); log: keeps groups.
 
         with_greedy: each group gets a completion at temperature 0 as well; parts: of the reward, where the advantage
-        compares each for itself; is_stopping: asked after each completion whether to give the step up.
+        compares each for itself; canaries: drawn beside a step's tasks; is_stopping: asked
+        after each completion whether to give the step up.
         """
         self.stream = TaskStream([task for task, _ in encoded], seed)
         self.tasks = {task.id: task for task, _ in encoded}
@@ -70,7 +81,7 @@ class Rollouts:
         self.engine, self.rewards, self.sample, self.seed = engine, rewards, sample, seed
         self.cursor = cursor
         self.log = log
-        self.with_greedy, self.parts = with_greedy, parts
+        self.with_greedy, self.parts, self.canaries = with_greedy, parts, canaries
         self._finished: dict[str, Group] = {}
         self.is_stopping = is_stopping
         self.on_progress = on_progress
@@ -82,6 +93,7 @@ class Rollouts:
         all are equal in the end, they are the step's groups, and it learns nothing. DataError where not one group could
         be judged; Stopped in the middle of sampling.
         """
+        canaries = self._draw_canaries(step)
         if self.log is not None:
             self._finished = self.log.read(step, self.tasks)
         wanted = self.sample.groups_per_step
@@ -93,9 +105,13 @@ class Rollouts:
                 break
             tasks = self.stream.take(self.cursor, self._num_to_draw(taken))
             self.cursor += len(tasks)
-            for group in self._sample_and_score(step, tasks, drawn, taken):
+            for group in self._sample_and_score(step, [*tasks, *canaries], drawn, taken):
+                if is_canary(group.task):
+                    taken.canaries.append(group)
+                    continue
                 is_wanted = self._quality(group) in trained and len(taken.groups) < wanted
                 (taken.groups if is_wanted else taken.set_aside).append(group)
+            canaries = []
         if not taken.groups:
             by_quality = [(self._quality(group), group) for group in taken.set_aside]
             equal = [group for kind, group in by_quality if kind == "equal"]
@@ -108,6 +124,13 @@ class Rollouts:
         if self.log is not None:
             self.log.sync(step)
         return taken
+
+    def _draw_canaries(self, step: int) -> list[Task]:
+        """Those of the step, known by their ids from here on."""
+        drawn = self.canaries.draw(step, self.sample.groups_per_step) if self.canaries is not None else []
+        self.tasks |= {task.id: task for task, _ in drawn}
+        self.prompt_ids |= {task.id: ids for task, ids in drawn}
+        return [task for task, _ in drawn]
 
     def _quality(self, group: Group) -> Quality:
         return quality(group, self.parts)
@@ -224,9 +247,10 @@ def _without_aborted(group: Group) -> Group:
 
 
 def quality(group: Group, parts: Sequence[Part] = ()) -> Quality:
-    """unjudged: fewer than two rollouts to compare, or a greedy one without a reward to compare them with; equal: their
-    rewards, without the penalty of length, all are (the greedy one's too), and so are the scores of each of `parts`."""
-    if group.num_judged < 2 or (group.greedy is not None and group.greedy.reward is None):
+    """unjudged: fewer than two rollouts to compare (of a group of one: none), or a greedy one without a reward to
+    compare them with; equal: their rewards, without the penalty of length, all are (the greedy one's too), and so are
+    the scores of each of `parts`."""
+    if group.num_judged < min(2, len(group.rollouts)) or (group.greedy is not None and group.greedy.reward is None):
         return "unjudged"
     rewards = {earned(rollout) for rollout in group.all_rollouts if rollout.reward is not None}
     scores_GK = group.scores_by_part([part for part in parts if part.name != OVERLONG])
@@ -241,10 +265,13 @@ def _is_unextracted(rollout: Rollout) -> bool:
 
 
 def _why_unjudged(step: int, groups: Sequence[Group]) -> str:
-    verdicts = [
-        v for group in groups for r in group.all_rollouts for v in r.verdicts.values() if v.score is None and v.reason
-    ]
-    reasons = Counter(f"{v.verifier}: {v.reason}" for v in verdicts)
+    reasons = Counter(
+        f"rewards.{name}: {f'{v.verifier}: ' if v.verifier else ''}{v.reason}"
+        for group in groups
+        for r in group.all_rollouts
+        for name, v in r.verdicts.items()
+        if v.score is None and v.reason
+    )
     why = f"; most often {reasons.most_common(1)[0][0]}" if reasons else ""
     return f"step {step}: none of {len(groups)} groups could be judged, so there is nothing to learn from{why}"
 
@@ -274,10 +301,11 @@ def group_metrics(taken: Taken, parts: Sequence[Part] = ()) -> dict[str, float]:
     }
     for part in everything[0].verdicts if everything else ():
         verdicts = [r.verdicts[part] for r in everything]
-        scores = [v.score for v in verdicts if v.score is not None]
-        if scores:  # a mean of nothing would look like the model's zero
-            metrics[f"rewards/{part}/mean"] = _mean(scores)
-            metrics[f"rewards/{part}/std"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0
+        worths = [v.worth for v in verdicts if v.worth is not None]
+        if worths:  # a mean of nothing would look like the model's zero
+            metrics[f"rewards/{part}/mean"] = _mean(worths)
+            metrics[f"rewards/{part}/std"] = float(np.std(worths, ddof=1)) if len(worths) > 1 else 0.0
+        metrics |= {f"rewards/{part}/{name}/mean": _mean(scores) for name, scores in _of_parts(verdicts).items()}
         for outcome, count in sorted(Counter(v.outcome for v in verdicts).items()):
             metrics[f"verdicts/{part}/{outcome}"] = count / len(verdicts)
     greedy = [group.greedy.reward for group in sampled if group.greedy is not None]
@@ -293,6 +321,23 @@ def group_metrics(taken: Taken, parts: Sequence[Part] = ()) -> dict[str, float]:
         "completions/mean_terminated_length": _mean(ended),
     }
     return metrics
+
+
+def _of_parts(verdicts: Sequence[Verdict]) -> dict[str, list[float]]:
+    """Scores of a composite's parts, by their names; a model's outputs by their labels, and the standard deviation
+    over the members of an ensemble."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.verifier == composite.NAME:
+            for name, part in verdict.checks.items():
+                if part["score"] is not None:
+                    found[name].append(part["score"])
+        elif verdict.verifier == MODEL:
+            for name, output in verdict.checks.get("outputs", {}).items():
+                found[name].append(output)
+            if "std" in verdict.checks:
+                found["ensemble_std"].append(verdict.checks["std"])
+    return found
 
 
 def _mean(values: Iterable[float | bool | None]) -> float:

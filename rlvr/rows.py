@@ -6,23 +6,28 @@ What cannot be read as a row (a broken line, a short CSV row) is a BadRow in its
 from __future__ import annotations
 
 import csv
+import datetime
 import difflib
 import inspect
 import itertools
 import json
+import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from rlvr import plugins
 from rlvr.errors import DataError, SettingsError
-from rlvr.recipe import Data
+from rlvr.reward_settings import Rows
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
+NOT_PLAIN = object()
+"""What as_plain() says of a value that JSON has no word for."""
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
 
 
@@ -41,7 +46,7 @@ class Row:
     """The row; BadRow where it could not be read."""
 
 
-def read_rows(data: Data, setting: str) -> Iterator[Row]:
+def read_rows(data: Rows, setting: str) -> Iterator[Row]:
     """All rows; `setting` is where `data` stands in the recipe, for messages. DataError, SettingsError."""
     if data.source == "generator":
         return _read_generator(data, setting)
@@ -61,7 +66,36 @@ def kind(value: Any) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _no_file(path: Path, data: Data, setting: str) -> str:
+def as_plain(value: Any) -> Any:
+    """Plain data that JSON holds, or NOT_PLAIN; NaN and infinities become None."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        pairs = [(str(key), as_plain(item)) for key, item in value.items()]
+        return {key: item for key, item in pairs if item is not NOT_PLAIN}
+    if isinstance(value, (list, tuple)):
+        return [item for item in map(as_plain, value) if item is not NOT_PLAIN]
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    tolist = getattr(value, "tolist", None)  # numpy's scalars and arrays
+    return as_plain(tolist()) if callable(tolist) else NOT_PLAIN
+
+
+def parsed(value: Any) -> Any:
+    """CSV and some parquet files hold nested columns as JSON text."""
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):  # a text of very many brackets is a text
+            return value
+    return value
+
+
+def _no_file(path: Path, data: Rows, setting: str) -> str:
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, siblings, n=1)
     hint = f"; did you mean {path.parent / near[0]}?" if near else ""
@@ -70,7 +104,7 @@ def _no_file(path: Path, data: Data, setting: str) -> str:
     return f"{setting}.path: no file or folder {data.path} (seen from {Path.cwd()}){hint}"
 
 
-def _read_folder(folder: Path, data: Data, setting: str) -> Iterator[Row]:
+def _read_folder(folder: Path, data: Rows, setting: str) -> Iterator[Row]:
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return _read_saved(folder, data, setting)
     files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
@@ -160,7 +194,7 @@ def _cells(reader: Any) -> Iterator[list[str]]:
         raise ValueError(f"line {reader.line_num}: {error}") from error
 
 
-def _read_saved(folder: Path, data: Data, setting: str) -> Iterator[Row]:
+def _read_saved(folder: Path, data: Rows, setting: str) -> Iterator[Row]:
     import datasets
 
     try:
@@ -177,7 +211,7 @@ def _read_saved(folder: Path, data: Data, setting: str) -> Iterator[Row]:
     return _numbered(folder.resolve().name, rows)
 
 
-def _read_hub(data: Data, setting: str) -> Iterator[Row]:
+def _read_hub(data: Rows, setting: str) -> Iterator[Row]:
     import datasets
     from datasets import config
     from huggingface_hub import constants
@@ -216,7 +250,7 @@ def _numbered(name: str, rows: Iterable[Any]) -> Iterator[Row]:
         yield Row(name, f"{name}:{number}", number, fields)
 
 
-def _read_generator(data: Data, setting: str) -> Iterator[Row]:
+def _read_generator(data: Rows, setting: str) -> Iterator[Row]:
     function: Any = plugins.load(data.path, what=f"{setting}.path")
     if not callable(function):
         raise SettingsError(f"{setting}.path: {data.path} is no function but {kind(function)}")
@@ -238,9 +272,11 @@ def _read_generator(data: Data, setting: str) -> Iterator[Row]:
     return _generated(name, function, data, setting)
 
 
-def _generated(name: str, function: Any, data: Data, setting: str) -> Iterator[Row]:
+def _generated(name: str, function: Any, data: Rows, setting: str) -> Iterator[Row]:
     try:
         yield from _numbered(name, function(**data.args))
+    except (DataError, SettingsError) as error:  # it has said all that there is to say
+        raise type(error)(f"{setting}: {error}") from error
     except Exception as error:  # whatever somebody's generator raises
         reason = str(error).partition("\n")[0]
         raise DataError(f"{setting}.path: {data.path} failed: {type(error).__name__}: {reason}") from error

@@ -170,12 +170,19 @@ class Run:
                 disk.sync(path)
         self._unsynced.clear()
 
-    def write_rollouts(self, step: int, groups: Sequence[Group], advantages: Mapping[str, float]) -> None:
-        """rollouts/STEP.parquet: a row per rollout with every verdict and reason; `advantages` by rollout id."""
+    def write_rollouts(
+        self,
+        step: int,
+        groups: Sequence[Group],
+        advantages: Mapping[str, float],
+        shaped: Mapping[str, float] | None = None,
+    ) -> None:
+        """rollouts/STEP.parquet: a row per rollout with every verdict and reason; `advantages` by rollout id, and so
+        `shaped`, the rewards that were trained on where shaping made others of them."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = [rollout_table.row(step, group, r, advantages) for group in groups for r in group.all_rollouts]
+        rows = rollout_table.rows(step, groups, advantages, shaped or {})
         folder = self.folder / "rollouts"
         with _as_disk_error(folder):
             folder.mkdir(exist_ok=True)
@@ -335,13 +342,23 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 
 def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:
     """Rows of one step's parquet file, with the columns of rollout_table.py. DataError where there is none."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = folder / "rollouts" / f"{step:06d}.parquet"
     if not path.is_file():
         raise DataError(f"{folder} has no rollouts of step {step}")
-    rows = pq.read_table(path).to_pylist()
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is damaged: {' '.join(str(error).split())}") from None
     return [{"greedy": False, **row} for row in rows]  # a file of an older version has no such column
+
+
+def rollout_steps(folder: Path) -> list[int]:
+    """Steps whose rollouts are there, in their order."""
+    found = (folder / "rollouts").glob("*.parquet")
+    return sorted(int(path.stem) for path in found if path.stem.isdecimal())
 
 
 def is_exact(metric: str) -> bool:
@@ -367,6 +384,8 @@ _HARMLESS = (
     "scoring.workers",
     "parity.on_mismatch",
     "optim.max_nonfinite",
+    "canaries.stop_rate",
+    "alarms",
 )
 """Sections and settings that change no number of a run."""
 _ROUNDING = ("optim.micro_tokens", "packing", "gradient_checkpointing")

@@ -7,6 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TypeVar
+
+Thing = TypeVar("Thing", bound=Hashable)
+HeldOut = Sequence[Sequence[int]]
+"""(seed, n) of sets that are kept out of another, each made without those before it."""
 
 
 def seed_for(*key: int | str) -> int:
@@ -31,3 +37,34 @@ def permutation(size: int, *key: int | str) -> list[int]:
     order = list(range(size))
     rng_for(*key).shuffle(order)
     return order
+
+
+def distinct(
+    draw: Callable[[random.Random], Thing], name: str, seed: int, n: int, avoid: HeldOut = (), among: str = ""
+) -> Iterator[Thing]:
+    """n different things that draw(rng) makes, the same ones for the same name and seed, without those of `avoid`.
+
+    For generators of tasks whose held-out sets share none. ValueError: n is below 1, or more than there are; `among`
+    says in its message which they are.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    seen: set[Thing] = set()
+    for held_seed, held_n in avoid:
+        seen |= set(_draw(draw, name, held_seed, held_n, seen, among))
+    yield from _draw(draw, name, seed, n, seen, among)
+
+
+def _draw(
+    draw: Callable[[random.Random], Thing], name: str, seed: int, n: int, avoid: set[Thing], among: str
+) -> Iterator[Thing]:
+    rng = rng_for(seed, name, "problems")
+    seen = set(avoid)
+    repeats = 0
+    for k in range(n):
+        while (thing := draw(rng)) in seen:
+            repeats += 1
+            if repeats > 20 * n + 10_000:
+                raise ValueError(f"n must be lower: only {k} of {n} different problems found{among and f' {among}'}")
+        seen.add(thing)
+        yield thing

@@ -21,7 +21,8 @@ from pydantic.fields import FieldInfo
 
 from rlvr.errors import SettingsError
 from rlvr.presets import PRESETS
-from rlvr.recipe import STAGES, Recipe
+from rlvr.recipe import Recipe
+from rlvr.stages import STAGES
 
 COMMAND_LINE = "command line"
 _TAGS = ("kind", "source")
@@ -29,6 +30,7 @@ _DEFAULT_TAGS: dict[tuple[str, ...], tuple[str, str]] = {
     # section (* is any name): its tag and the kind it has where a recipe says none
     ("data",): ("source", "file"),
     ("eval", "tasks"): ("source", "file"),
+    ("canaries", "tasks"): ("source", "file"),
     ("engine",): ("kind", "vllm"),
     ("optim",): ("kind", "adamw"),
     ("model", "tokenizer"): ("kind", "bytes"),
@@ -43,12 +45,14 @@ _ELSEWHERE = {
     # what the setting is called in TRL (and verl, where the name is its own): ours
     "beta": "kl.coef",
     "kl_coef": "kl.coef",
+    "center_rewards_coefficient": "loss.center_coef",
     "epsilon": "loss.clip.low",
     "epsilon_high": "loss.clip.high",
     "learning_rate": "optim.lr",
     "lr": "optim.lr",
     "loss_type": "loss.aggregate",
     "max_completion_length": "sample.max_tokens",
+    "missing_eos_penalty": "overlong.missing_eos",
     "max_steps": "steps",
     "num_generations": "sample.group_size",
     "num_iterations": "epochs",
@@ -143,10 +147,14 @@ def build(values: dict[str, Any], origins: dict[_Path, str], *, stage: str | Non
 
 
 def _preset(algorithm: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The preset's settings; its estimator of kl is meant for the place that it names, and for no other."""
+    """The preset's settings; its estimator of kl is meant for the place that it names, and for no other, and a place
+    that it names without one is for a recipe that names neither."""
     preset = PRESETS[algorithm]
     asked, kl = values.get("kl"), preset.get("kl", {})
-    if isinstance(asked, dict) and asked.get("where", kl.get("where")) != kl.get("where"):
+    if not isinstance(asked, dict):
+        return preset
+    is_elsewhere = asked.get("where", kl.get("where")) != kl.get("where")
+    if is_elsewhere or ("kind" not in kl and ("kind" in asked or "weighted" in asked)):
         return {section: settings for section, settings in preset.items() if section != "kl"}
     return preset
 
@@ -158,11 +166,18 @@ def _with_data_for_evaluation(values: dict[str, Any]) -> dict[str, Any]:
         return values
     if isinstance(sample, dict):
         held_out = {name: sample[name] for name in _AS_IN_SAMPLE if name in sample} | held_out
-    tasks = held_out.get("tasks")
+    tasks = _as_data(held_out.get("tasks"), data)
+    if isinstance(canaries := values.get("canaries"), dict) and canaries.get("tasks"):
+        values = {**values, "canaries": {**canaries, "tasks": _as_data(canaries["tasks"], data)}}
+    return {**values, "eval": {**held_out, "tasks": tasks}} if tasks or held_out else values
+
+
+def _as_data(tasks: Any, data: Any) -> Any:
+    """A path, or a section like data, with what it does not set itself as in data."""
     tasks = {"path": tasks} if isinstance(tasks, str) else tasks
     if isinstance(tasks, dict) and isinstance(data, dict):
-        tasks = {name: data[name] for name in _AS_IN_DATA if name in data} | tasks
-    return {**values, "eval": {**held_out, "tasks": tasks}} if tasks or held_out else values
+        return {name: data[name] for name in _AS_IN_DATA if name in data} | tasks
+    return tasks
 
 
 def _is_of_a_copy(at: tuple[int | str, ...], written: dict[str, Any]) -> bool:
@@ -183,9 +198,19 @@ def to_yaml(recipe: Recipe) -> str:
 
 def describe(stage: str) -> list[tuple[str, str, str]]:
     """(name, default, documentation) of every setting of a stage."""
+    stage = stage if stage in STAGES else stage.replace("-", "_")  # as the command is called
     if stage not in STAGES:
         raise SettingsError(f"stage: {_one_of(stage, STAGES)}")
-    return list(_describe(STAGES[stage], ""))
+    rows = list(_describe(STAGES[stage], ""))
+    if "data" not in STAGES[stage].model_fields:
+        return rows
+    return [(name, _copied_default(name) or default, text) for name, default, text in rows]
+
+
+def _copied_default(name: str) -> str:
+    """What stands for the default of a setting that held-out tasks and canaries have from data."""
+    section, tasks, setting = (*name.split("."), "", "")[:3]
+    return f"data.{setting}" if section in ("eval", "canaries") and tasks == "tasks" and setting in _AS_IN_DATA else ""
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -289,9 +314,10 @@ def _tag_at(at: _Path) -> str | None:
 
 def _with_tags(values: dict[str, Any]) -> dict[str, Any]:
     """Write short forms and default kinds out, so that the next layer meets them as they are meant."""
-    evaluation = values.get("eval")
-    if isinstance(evaluation, dict) and isinstance(evaluation.get("tasks"), str):
-        values = {**values, "eval": {**evaluation, "tasks": {"path": evaluation["tasks"]}}}
+    for name in ("eval", "canaries"):
+        section = values.get(name)
+        if isinstance(section, dict) and isinstance(section.get("tasks"), str):
+            values = {**values, name: {**section, "tasks": {"path": section["tasks"]}}}
     for path, (tag, kind) in _DEFAULT_TAGS.items():
         sections = [values]
         for key in path:
@@ -329,7 +355,13 @@ def _explain(problem: Any, values: Any, origins: dict[_Path, str], model: type[B
     message = message[0].lower() + message[1:]
     if kind == "value_error":
         return f"{where}: {name}: {message}"
-    return f"{where}: {name}: {message}, got {problem['input']!r}"
+    meant = "; DPO is sigmoid (with label_smoothing cDPO, with rpo_alpha RPO)" if _is_dpo(problem) else ""
+    return f"{where}: {name}: {message}, got {problem['input']!r}{meant}"
+
+
+def _is_dpo(problem: Any) -> bool:
+    """Whether a loss is called as its paper does, where TRL's names are the known ones."""
+    return problem["input"] in ("dpo", "cdpo", "rpo") and "'sigmoid'" in problem["msg"]
 
 
 def _hint(model: type[BaseModel], path: _Path, values: Any) -> str:

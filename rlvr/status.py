@@ -19,14 +19,37 @@ from rlvr.types import SCHEMA
 _SHOWN = (
     "reward",
     "loss",
+    "accuracy",
+    "margin",
+    "mse",
+    "rewards/accuracies",
+    "rewards/margins",
     "completions/mean_length",
     "completions/clipped_ratio",
     "frac_reward_zero_std",
     "entropy",
     "kl",
+    "canary/hack_rate",
+    "alarm/over_optimisation",
+    "alarm/length_bias",
+    "alarm/collapse",
     "grad_norm",
     "lr",
 )
+_MEASURED = (
+    "accuracy",
+    "expected_accuracy",
+    "ceiling_share",
+    "ece",
+    "calibration_slope",
+    "rewards/margins",
+    "best_of/accuracy",
+    "auc",
+    "mse",
+    "pearson",
+    "loss",
+)
+"""Of held-out rows of preferences, those that are there."""
 _RATE_STEPS = 20  # the rate is that of the last steps, so that it follows a change of length
 
 
@@ -85,6 +108,8 @@ def render(report: Mapping[str, Any]) -> str:
     for name in ("before", "after"):
         if report[name] and report[name].get("pass@1") is not None:
             lines.append(f"{name:<7}{_pass_at_1(report[name])}")
+        elif report[name] and (told := _measured(report[name])):
+            lines.append(f"{name:<7}{told}")
     if report["warnings"]:
         lines.append(f"{report['warnings']} warnings while training")
     return "\n".join(lines)
@@ -121,6 +146,9 @@ def _evaluation(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         if row.get("eval/pass@1") is not None:
             interval = eval_interval(row)
             return {"pass@1": row["eval/pass@1"], **({"ci95": list(interval)} if interval else {}), "step": row["step"]}
+        found = {name: row[f"eval/{name}"] for name in _MEASURED if row.get(f"eval/{name}") is not None}
+        if found:
+            return {**found, "step": row["step"]}
     return None
 
 
@@ -128,6 +156,16 @@ def eval_interval(row: Mapping[str, Any]) -> tuple[float, float] | None:
     """The interval of eval/pass@1 in a row."""
     low, high = row.get("eval/ci95_low"), row.get("eval/ci95_high")
     return None if low is None or high is None else (float(low), float(high))
+
+
+def _measured(result: Mapping[str, Any]) -> str:
+    """Figures of held-out rows of preferences, from an evaluation's row or summary.json; of probes as_expected."""
+    flat = {**result, **{f"best_of/{name}": value for name, value in (result.get("best_of") or {}).items()}}
+    parts = [f"{name} {flat[name]:.3f}" for name in _MEASURED if isinstance(flat.get(name), int | float)]
+    probes = result.get("probes") or {}
+    parts += [f"{name} {figures['as_expected']:.2f} as expected" for name, figures in probes.items()]
+    text = "  ".join(parts)
+    return text + (f"  at step {result['step']}" if text and "step" in result else "")
 
 
 def _pass_at_1(result: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,9 +14,6 @@ from rlvr.errors import SettingsError
 from rlvr.losses import Sums
 from rlvr.recipe import AdamW, Muon
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 Result = TypeVar("Result")
 
 
@@ -24,9 +21,12 @@ class Trained:
     """What one kind of parameters needs to be trained, saved and resumed, on any number of ranks."""
 
     def __init__(
-        self, model: PreTrainedModel, settings: AdamW | Muon, total_updates: int, *, packs: bool = False
+        self, model: Any, settings: AdamW | Muon, total_updates: int, *, packs: bool = False, prefix: str = ""
     ) -> None:
+        """model: a Hugging Face model, with adapters or without, or a head alone; prefix: of what is saved."""
         self.model = model
+        self.prefix = prefix
+        """Tells a run's second one from its policy, whose names in the checkpoint have none."""
         self.packs = packs
         """Whether its forwards pack rows, see policy.can_pack()."""
         self.micro_tokens = settings.micro_tokens
@@ -105,7 +105,7 @@ class Trained:
             try:
                 return work()
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             # outside of the handler: the traceback holds the tensors that there was no room for
@@ -125,12 +125,12 @@ class Trained:
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimizer state under flat names, for safetensors."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.weights()}
+        tensors = {f"{self.prefix}model.{name}": tensor for name, tensor in self.weights()}
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         for optimizer in self.optimizers:
             for parameter, entry in optimizer.state.items():
                 for key, value in entry.items():
-                    tensors[f"optimizer.{names[parameter]}.{key}"] = torch.as_tensor(value)
+                    tensors[f"{self.prefix}optimizer.{names[parameter]}.{key}"] = torch.as_tensor(value)
         return tensors
 
     def numbers(self) -> dict[str, int]:
@@ -142,7 +142,10 @@ class Trained:
         }
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, int]) -> None:
-        """Take what state() and numbers() gave. ValueError, with nothing taken, where a weight is missing or other."""
+        """Take what state() and numbers() gave, whatever else is beside it. ValueError, with nothing taken, where a
+        weight is missing or other."""
+        start = len(self.prefix)
+        tensors = {key[start:]: tensor for key, tensor in tensors.items() if key.startswith(self.prefix)}
         self._check_shapes(tensors)
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         with torch.no_grad():
@@ -179,13 +182,14 @@ class Trained:
             given = tensors.get(f"model.{name}")
             if given is None or given.shape != tensor.shape:
                 what = "is missing" if given is None else f"has shape {tuple(given.shape)}"
-                raise ValueError(f"weight {name} must have shape {tuple(tensor.shape)}; it {what}")
+                raise ValueError(f"weight {self.prefix}{name} must have shape {tuple(tensor.shape)}; it {what}")
         for key in tensors:
             if key.startswith("model.") and key.removeprefix("model.") not in own:
-                raise ValueError(f"it also has a weight {key.removeprefix('model.')}")
+                raise ValueError(f"it also has a weight {self.prefix}{key.removeprefix('model.')}")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether less work at a time may help."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
@@ -210,6 +214,7 @@ def _optimizers(model: Any, settings: AdamW | Muon) -> list[torch.optim.Optimize
     outer = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     if (head := model.get_output_embeddings()) is not None:
         outer.add(id(head.weight))
+    outer |= {id(p) for name, p in parameters if {"score", "classifier"} & set(name.split("."))}  # of a scorer
     matrices = [p for _, p in parameters if p.ndim == 2 and id(p) not in outer]
     rest = [p for _, p in parameters if p.ndim != 2 or id(p) in outer]
     return [

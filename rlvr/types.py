@@ -5,6 +5,7 @@ These types go into files that must stay readable for years, so fields are added
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, get_args
@@ -44,6 +45,8 @@ Outcome = Literal[
     # this part does not speak of this task (score is None)
     "not_applicable",
 ]
+_OUTCOMES = get_args(Outcome)
+_UNSCORED = ("gold_invalid", "error", "not_applicable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,27 +130,40 @@ class Verdict:
     """Wall-clock time of the check."""
     verifier: str = ""
     version: str = ""
+    """As its author declared it, with a hash of the code that judged: "2+9f3c01ab"."""
+    input_hash: str = ""
+    """Of all that was judged: response, gold, the task's other columns, options."""
+    stderr: str = ""
+    """The end of what the verifier printed while it judged."""
+    value: float | None = None
+    """The number that is trained on where it is not the score: of any size, such as what a reward model gives."""
 
     def __post_init__(self) -> None:
         if self.score is not None and not 0.0 <= self.score <= 1.0:  # NaN fails this too
             raise ValueError(f"Verdict.score must be in [0, 1] or None, got {self.score!r}")
-        if self.outcome not in get_args(Outcome):
-            raise ValueError(f"Verdict.outcome must be one of {', '.join(get_args(Outcome))}, got {self.outcome!r}")
-        for name in ("reason", "how", "stage", "verifier", "version"):
+        if self.value is not None and (self.score is None or not math.isfinite(self.value)):
+            raise ValueError(f"Verdict.value must be a finite number beside a score, or None, got {self.value!r}")
+        if self.outcome not in _OUTCOMES:
+            raise ValueError(f"Verdict.outcome must be one of {', '.join(_OUTCOMES)}, got {self.outcome!r}")
+        for name in ("reason", "how", "stage", "verifier", "version", "input_hash", "stderr"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"Verdict.{name} must be text, got {getattr(self, name)!r}")
         if not (self.answer is None or isinstance(self.answer, str)):
             raise ValueError(f"Verdict.answer must be text or None, got {self.answer!r}")
         if not isinstance(self.checks, Mapping):
             raise ValueError(f"Verdict.checks must be a mapping, got {self.checks!r}")
-        unscored = self.outcome in ("gold_invalid", "error", "not_applicable")
-        if unscored != (self.score is None):
+        if (self.outcome in _UNSCORED) != (self.score is None):
             raise ValueError(f"Verdict: outcome {self.outcome!r} does not go with score {self.score!r}")
 
     @property
     def is_failure(self) -> bool:
         """Ours: no score, though this part speaks of the task."""
         return self.score is None and self.outcome != "not_applicable"
+
+    @property
+    def worth(self) -> float | None:
+        """The number that is trained on: the value where there is one, else the score."""
+        return self.score if self.value is None else self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +184,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A term of the reward, which is the sum of weight * score. Part(name="answer", weight=1.0)"""
+    """A term of the reward, which is the sum of weight * worth. Part(name="answer", weight=1.0)"""
 
     name: str
     """Of its verdicts."""
@@ -207,7 +223,7 @@ class Group:
         return replace(self, rollouts=tuple(rollouts[:-1]), greedy=rollouts[-1])
 
     def scores_by_part(self, parts: Sequence[Part]) -> list[list[float | None]]:
-        """[G][K] what each of the parts gave each of the siblings, None where it counts as nothing in the reward.
+        """[G][K] each sibling's worth by each of the parts, None where the part counts as nothing in the reward.
 
         That is where it does not speak of the task, failed, or is optional and failed for any of the group.
         """
@@ -218,14 +234,17 @@ class Group:
             if part.is_optional and any(rollout.verdicts[part.name].is_failure for rollout in answered)
         }
         return [
-            [None if part.name in left_out else rollout.verdicts[part.name].score for part in parts]
+            [None if part.name in left_out else rollout.verdicts[part.name].worth for part in parts]
             for rollout in self.rollouts
         ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
-    """Which of two completions somebody preferred."""
+    """Which of two completions somebody preferred.
+
+    Preference(id="pairs:3", prompt="Q: 1+1=?", chosen="2", rejected="3", probability=1.0)
+    """
 
     prompt: Prompt
     chosen: str
@@ -233,16 +252,62 @@ class Preference:
     votes: Mapping[str, int] = field(default_factory=dict)
     annotators: tuple[str, ...] = ()
     margin: float | None = None
+    """By how much, in the unit of the reward."""
+    id: str = ""
+    probability: float = 1.0
+    """That `chosen` is preferred, as far as the labels tell: 1 for one choice, 0.5 for a tie, a share of votes."""
+    true_probability: float | None = None
+    """The same where the world is known that made the labels: what a reward model can at best tell."""
+    source: str = ""
+    """Name of the data set or of a subset of it, for figures by source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranking:
-    """Completions of one prompt in somebody's order, best first."""
+    """Completions of one prompt in somebody's order, best first.
+
+    Ranking(id="ranks:3", prompt="Q: 1+1=?", completions=("3", "2", "two"), order=((1, 2), (0,)))
+    """
 
     prompt: Prompt
     completions: tuple[str, ...]
     order: tuple[tuple[int, ...], ...]
     """Indices into completions; a tie is one tuple of several."""
+    id: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """What somebody thought of one completion, without comparing it: thumbs, a class, or numbers by attribute.
+
+    Rating(id="thumbs:3", prompt="Q: 1+1=?", completion="2", label=True)
+    """
+
+    prompt: Prompt
+    completion: str
+    label: bool | None = None
+    """Good or not."""
+    probability: float = 1.0
+    """That the label is right: of a comparison's sides, its own."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """By attribute (helpful, correct, polite, safe, ...); a single number is named "score"."""
+    id: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestOf:
+    """Completions of one prompt, some of them right: does a reward model put those first?
+
+    BestOf(id="bench:3", prompt="Q: 1+1=?", chosen=("2",), rejected=("3", "4", "5"))
+    """
+
+    prompt: Prompt
+    chosen: tuple[str, ...]
+    rejected: tuple[str, ...]
+    id: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ from dataclasses import replace
 from mmap import mmap
 
 from rlvr.sandbox import values
-from rlvr.sandbox.harness import FRAME, OUT_OF_MEMORY
-from rlvr.sandbox.jail import Answer, Jail, Request, write_all
+from rlvr.sandbox.harness import FRAME, OUT_OF_MEMORY, write_all
+from rlvr.sandbox.jail import Answer, Jail, Request
 from rlvr.sandbox.limits import Limits
 from rlvr.sandbox.memory_guard import Guard
 from rlvr.sandbox.results import Run, Status

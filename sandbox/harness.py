@@ -19,9 +19,12 @@ import sys
 import threading
 import traceback
 import types
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from rlvr.sandbox import values
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 FRAME = struct.Struct("<I")
 """Bytes of what follows: a request or a reply."""
@@ -158,7 +161,7 @@ def _answer(namespace: dict[str, Any], step: Any) -> None:
         reply = values.encode_error(_said(error))
     with contextlib.suppress(BaseException):  # whoever reads the reply may end this process
         sys.stdout.flush()
-    _write_all(_OUT, FRAME.pack(len(reply)) + reply)
+    write_all(_OUT, FRAME.pack(len(reply)) + reply)
 
 
 def _look_up(namespace: dict[str, Any], name: str) -> Any:
@@ -190,7 +193,7 @@ def _stub(name: str) -> Any:
             os._exit(CANNOT_SEND)  # nothing that the tests could catch
         os.pwrite(2, ASKED, 0)
         with contextlib.suppress(BrokenPipeError):  # it may have answered in advance, and ended
-            _write_all(_OUT, FRAME.pack(len(asked)) + asked)
+            write_all(_OUT, FRAME.pack(len(asked)) + asked)
         answered = _read_frame(_IN)
         if answered is None:
             raise RuntimeError("the program has ended")
@@ -272,12 +275,12 @@ def _execute(request: dict[str, Any], folder: str, install_filter: Any) -> NoRet
             status = how
     code = os.waitstatus_to_exitcode(status)
     room = request["fetch_bytes"] - FRAME.size * (1 + len(request["fetch"]))
-    _write_all(out, FRAME.pack(code & 0xFFFFFFFF))
+    write_all(out, FRAME.pack(code & 0xFFFFFFFF))
     for name in request["fetch"]:
         data = _fetch(os.path.join(folder, name), room)
         room -= len(data)
-        _write_all(out, FRAME.pack(len(data)))
-        _write_all(out, data)
+        write_all(out, FRAME.pack(len(data)))
+        write_all(out, data)
     os._exit(0)
 
 
@@ -320,7 +323,8 @@ def _read_frame(fd: int) -> bytes | None:
     return _read_exactly(fd, size)
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | mmap) -> None:
+    """However many calls it takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

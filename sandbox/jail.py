@@ -20,13 +20,13 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from mmap import mmap
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from rlvr.sandbox import scratch
 from rlvr.sandbox.child import HEADER
+from rlvr.sandbox.harness import write_all
 from rlvr.sandbox.limits import Limits
 from rlvr.sandbox.results import SandboxError
 from rlvr.sandbox.zygote import ENDS, PATIENCE, REPORT, STOP
@@ -347,13 +347,6 @@ def _read_back(fd: int, most: int) -> tuple[bytes, bool]:
     return os.pread(fd, min(max(written, 0), most), 0), written > most
 
 
-def write_all(fd: int, data: bytes | mmap) -> None:
-    """However many calls it takes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def _in_memory(name: str, open_now: contextlib.ExitStack) -> int:
     fd = os.memfd_create(name, _SEALABLE)
     open_now.callback(os.close, fd)
@@ -374,6 +367,7 @@ def _scratch_folder() -> Iterator[str]:
             _log.warning("%s could not be removed: %s", folder, error)
 
 
+@cache
 def _view(starts_others: bool) -> dict[str, Any]:
     """Folders of the host that a jail shows, what is hidden in them, and links: the interpreter's library, or all
     programs. What was installed beside the interpreter stays hidden: it may hold the tests' answers."""

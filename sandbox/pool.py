@@ -53,7 +53,7 @@ class Sandbox:
         """Choose the tier by attacking it, and start the first jail. SandboxError says what is missing here."""
         self.tier = await tiers.choose(self._wanted, self._allow_unisolated)
         if self.tier == "unisolated":
-            _log.warning("programs run WITHOUT ISOLATION, with the rights of this process: %s", os.getpid())
+            _log.warning("programs run WITHOUT ISOLATION, with the rights of this process (pid %d)", os.getpid())
         for name in ("programs", "judges", "commands"):
             self._groups[name] = _Group(self.tier, name == "commands", self._size)
         self._groups["programs"].give_back(await self._groups["programs"].take())
@@ -84,7 +84,7 @@ class Sandbox:
         return await self._attempt("programs", lambda jail: executions.run_program(jail, program, given, limits))
 
     async def run_many(
-        self, programs: Iterable[tuple[str | bytes, bytes]], limits: Limits = _LIMITS
+        self, programs: Iterable[tuple[str | bytes, str | bytes]], limits: Limits = _LIMITS
     ) -> AsyncIterator[tuple[int, Run]]:
         """(index, run) of programs with their standard inputs, as they end.
 
@@ -150,7 +150,7 @@ class Sandbox:
         self,
         argv: Sequence[str],
         files: Mapping[str, bytes | mmap] | None = None,
-        stdin: bytes = b"",
+        stdin: str | bytes = b"",
         limits: Limits = _LIMITS,
         fetch: Sequence[str] = (),
     ) -> Run:
@@ -162,10 +162,12 @@ class Sandbox:
         """
         if self.tier == "B":
             raise SandboxError("tier B runs Python alone; other programs need tier A (user namespaces)")
+        given = executions.check_stdin(stdin)
+        executions.check_limits(limits)
         executions.check_command(argv, files or {}, limits, fetch)
         return await self._attempt(
             "commands",
-            lambda jail: executions.run_command(jail, list(argv), dict(files or {}), stdin, limits, list(fetch)),
+            lambda jail: executions.run_command(jail, list(argv), dict(files or {}), given, limits, list(fetch)),
         )
 
     async def _attempt(self, group: str, work: Callable[[Jail], Any]) -> Run:

@@ -22,6 +22,7 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from rlvr.sandbox import child, harness, root, scratch, system
@@ -128,7 +129,7 @@ def _enter_namespaces(settings: dict[str, Any], control: int, proc: int) -> int:
     return mounts
 
 
-def _mapper(inside: int, outside: int) -> Any:
+def _mapper(inside: int, outside: int) -> Callable[[], None]:
     """A function that has the map of this process's new user namespace written, by a helper that stayed outside it."""
     read, write = os.pipe()
     parent = os.getpid()
@@ -306,7 +307,7 @@ class _Zygote:
                 break
             nap = min(deadline - now, cpu_left / self.processors if cpu_left > 0.004 else 0.002)
             nap = nap if is_long else min(nap, _LONG)
-            ready = dict(poll.poll(1000 * min(nap, _NAP) if disk else 1000 * nap + 0.999))
+            ready = dict(poll.poll(1000 * (min(nap, _NAP) if disk else nap)))
             if running.pidfd in ready:
                 break
             if self.stop in ready and STOP.unpack(os.read(self.stop, STOP.size))[0] == number:

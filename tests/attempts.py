@@ -127,8 +127,8 @@ def _rollouts(path: Path) -> Any:
     rows = read_rollouts(path.parents[1], int(path.stem))
     for row in rows:
         for verdict in row["verdicts"]:
-            del verdict["seconds"]
-            verdict["checks"] = {k: value for k, value in json.loads(verdict["checks"]).items() if k != "seconds"}
+            del verdict["seconds"], verdict["stderr"]
+            verdict["checks"] = _timeless(json.loads(verdict["checks"]))
     return repr(rows)  # NaN is no equal of itself; its text is
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlvr import plugins
 from rlvr.engines import vllm
 from rlvr.recipe import Model, VllmEngine
 
@@ -45,6 +46,34 @@ def save_tiny(folder: Path, *, tied: bool, seed: int = 0, intermediate_size: int
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+_BY_MODULE: dict[Path, dict[Any, Any]] = {}
+"""Plugins that test modules registered when they were collected."""
+
+
+def _forget_plugins(before: set[Any]) -> dict[Any, Any]:
+    """Those registered since; built-in ones stay, which are registered once, when they are imported."""
+    new = [key for key in plugins._registered if key not in before and key[1] not in plugins._BUILT_IN[key[0]]]
+    return {key: plugins._registered.pop(key) for key in new}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    before = set(plugins._registered)
+    report = yield
+    if isinstance(collector, pytest.Module):
+        _BY_MODULE[collector.path] = _forget_plugins(before)
+    return report
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_plugins_are_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a module registers is unknown to the others: messages list all names that are known."""
+    before = set(plugins._registered)
+    plugins._registered.update(_BY_MODULE.get(request.path, {}))
+    yield
+    _forget_plugins(before)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ Each rank takes every second row of one batch; the gradients of each way go into
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -244,7 +245,9 @@ def main(folder: Path) -> None:
         save(way, Share(), folder, "untied")
     for way in IDLE:
         save(way, Share(PLAIN, idle=True), folder, "idle")
+    distributed.barrier()
     distributed.destroy_process_group()
+    os._exit(0)  # on the ordinary way out gloo's threads may still run, and then abort the process
 
 
 def save(way: Way, share: Share, folder: Path, what: str, *, tied: bool = False) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 from rlvr import Verdict, verifier
 
-@verifier("deeds", deadline=0.3)
+@verifier("deeds", timeout=0.3)
 def deeds(response, gold, task):
     deed, _, rest = response.partition(" ")
     if deed == "exit":

@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.batching import Batch, make_batch
+from rlvr.batching import Batch, make_batch, pad, spread
 from rlvr.types import Completion, Finish, Group, Part, Rollout, Task, Verdict
 
 INT_MAX = 2**40
@@ -209,3 +210,19 @@ def test_micro_batches_put_rows_of_like_length_together() -> None:
     assert [part.tolist() for part in of_lengths([9, 2, 3, 2, 8]).micro(16)] == [[1, 3, 2], [4], [0]]
     assert [part.tolist() for part in of_lengths([9, 2, 3, 2, 8]).micro(18)] == [[1, 3, 2], [4, 0]]
     assert [part.tolist() for part in of_lengths([9, 2, 3, 2, 8]).micro(INT_MAX)] == [[1, 3, 2, 4, 0]]
+
+
+def test_ids_are_padded_on_the_right_with_0_whatever_holds_them() -> None:
+    ids_BT, length_B = pad([np.array([7, 8, 9], dtype=np.int32), [5], (), (4, 0)])
+    assert (ids_BT.dtype, ids_BT.tolist()) == (torch.int64, [[7, 8, 9], [5, 0, 0], [0, 0, 0], [4, 0, 0]])
+    assert (length_B.dtype, length_B.tolist()) == (torch.int64, [3, 1, 0, 2])
+
+
+def test_spread_numbers_stand_row_after_row_and_carry_their_gradient() -> None:
+    value_N = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    mask_BT = torch.tensor([[False, True, True], [True, False, False]])
+    value_BT = spread(value_N, mask_BT)
+    assert (value_BT.dtype, value_BT.tolist()) == (torch.float64, [[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
+    (value_BT * torch.arange(6).view(2, 3)).sum().backward()
+    assert value_N.grad is not None
+    assert value_N.grad.tolist() == [1.0, 2.0, 3.0]

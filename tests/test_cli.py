@@ -131,6 +131,14 @@ def test_the_help_of_every_command_shows_an_example(call: Call, command: str) ->
     assert "--json" in said.out
 
 
+@pytest.mark.parametrize("command", ["verifiers list", "verifiers test", "golds check"])
+def test_the_help_of_a_command_within_a_group_shows_an_example(call: Call, command: str) -> None:
+    said = call(*command.split(), "--help")
+    assert (said.code, said.err) == (0, "")
+    assert f"Example: rlvr {command}" in said.out
+    assert "--json" in said.out
+
+
 def test_without_a_command_there_is_help_and_with_version_the_version(call: Call) -> None:
     said = call()
     assert said.code == 0
@@ -161,6 +169,17 @@ def test_config_lists_settings(call: Call) -> None:
     assert {"name": "batch_size", "default": "32", "help": "Demonstrations per optimizer step."} in rows
     assert one_line(call("config", "--settings", "sfft"), 2).startswith("stage: no 'sfft'; did you mean 'sft'?")
     assert one_line(call("config"), 2).startswith("config needs either RECIPE or --settings STAGE")
+    assert call("config", "--settings", "reward-model").out == call("config", "--settings", "reward_model").out
+
+
+@pytest.mark.parametrize(("command", "stage"), [("reward-model", "reward_model"), ("dpo", "dpo"), ("train", "rl")])
+def test_a_training_command_names_a_recipe_that_there_is_and_its_own_settings(
+    call: Call, command: str, stage: str
+) -> None:
+    told = call(command, "--help").out
+    assert f"rlvr config --settings {stage}" in told
+    recipe = next(word for word in told.split() if word.startswith("recipes/"))
+    assert (Path(__file__).parents[1] / recipe).is_file()
 
 
 def test_several_wrong_settings_are_several_lines(call: Call) -> None:

@@ -9,9 +9,12 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,10 +48,7 @@ CASES = {"function": "add", "cases": [[[1, 2], 3], [[10, 20], 30], [[-5, 5], 0],
 def _own_sandbox() -> Iterator[None]:
     """The one that verifiers start in this process."""
     yield
-    for home in code_judge._homes.values():
-        home.run(home.sandbox.close())
-        home.loop.close()
-    code_judge._homes.clear()
+    code_judge.close_homes()
 
 
 def judge(name: str, gold: Any, response: str, info: dict[str, Any] | None = None, **options: Any) -> Verdict:
@@ -67,7 +67,7 @@ def test_a_verifier_of_code_judges_its_own_examples(name: str, gold: Any, respon
     verdict = judge(name, gold, response)
     assert verdict.score == score, verdict
     assert verdict.outcome != "error"
-    assert (verdict.verifier, verdict.version) == (name, "1")
+    assert (verdict.verifier, verdict.version) == (name, lookup(name).version)
 
 
 # --- scores and what a verdict tells
@@ -124,6 +124,7 @@ def test_what_never_ends_is_a_timeout_within_its_limit() -> None:
     assert time.monotonic() - start < 5
 
 
+@pytest.mark.slow
 def test_all_tests_together_have_a_time() -> None:
     start = time.monotonic()
     asleep = "```python\nimport time\ndef add(a, b):\n    time.sleep(60 * (a == 1))\n    return [a + b]\n```"
@@ -499,7 +500,7 @@ def test_a_reason_does_not_end_in_the_middle() -> None:
         ("python_tests", {"inputs": ["1"], "outputs": ["1"]}, {}, "the tests are of the kind stdin, which"),
         ("stdin_stdout", {"inputs": ["1"], "outputs": ["1"]}, {}, ""),
         ("stdin_stdout", {"inputs": ["1"] * 10_001, "outputs": ["1"] * 10_001}, {}, "10001 tests are more than"),
-        ("exact", {"what": 1}, {}, ""),  # a verifier that does not say
+        ("boxed", {"what": 1}, {}, ""),  # a verifier that does not say
     ],
 )
 def test_a_gold_can_be_looked_at_without_any_response(
@@ -756,6 +757,50 @@ def test_the_memory_of_verifiers_is_not_that_of_programs() -> None:
         assert (first.score, second.score) == (1.0, 0.0), (first, second)
 
 
+def test_programs_are_judged_within_an_event_loop_and_from_several_threads() -> None:
+    async def within() -> list[float | None]:
+        return [judge("python_tests", CASES, ADD.replace("a + b", f"a + b + {k} - {k}")).score for k in range(40, 43)]
+
+    assert asyncio.run(within()) == [1.0] * 3
+    bodies = [f"a + b + {k % 2}" for k in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        verdicts = list(threads.map(lambda body: judge("python_tests", CASES, ADD.replace("a + b", body)), bodies))
+    assert [verdict.score for verdict in verdicts] == [1.0, 0.0] * 4
+    assert [home for home in code_judge._homes if home[0] == os.getpid()] == [(os.getpid(), False)]
+
+
+def test_a_fork_starts_a_sandbox_of_its_own_and_leaves_its_parents_alone() -> None:
+    assert judge("python_tests", CASES, ADD).score == 1.0
+    before = children_of(os.getpid())
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        try:
+            verdict = judge("python_tests", CASES, ADD.replace("a + b", "a + b + 50 - 50"))
+            os.write(write, f"{verdict.score} {len(children_of(os.getpid()) - before)}".encode())
+            code_judge.close_homes()
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        assert said.read() == "1.0 1"
+    os.waitpid(child, 0)
+    assert children_of(os.getpid()) == before
+    assert judge("python_tests", CASES, ADD.replace("a + b", "a + b + 51 - 51")).score == 1.0
+
+
+def test_a_process_that_has_judged_ends_at_once_and_quietly() -> None:
+    code = (
+        "import os\nfrom rlvr.rewards.bound import apply, lookup\nfrom rlvr.sandbox import processes\n"
+        "from rlvr.types import Task\n"
+        f"verdict = apply(lookup('python_tests'), {ADD!r}, Task(id='t', prompt='', gold={CASES!r}), {{}})\n"
+        "print(verdict.score, *processes.descendants(os.getpid()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    score, *jails = done.stdout.split()
+    assert (done.returncode, done.stderr, score) == (0, "", "1.0")
+    assert jails and gone_within(5, map(int, jails))
+
+
 def test_a_sandbox_that_cannot_start_is_our_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing:
         def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -773,7 +818,7 @@ def test_a_sandbox_that_cannot_start_is_our_failure(monkeypatch: pytest.MonkeyPa
 
 def test_siblings_that_wrote_the_same_are_executed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert judge("python_tests", CASES, ADD).score == 1.0
-    home = code_judge._homes[False]
+    home = code_judge._home(allow_unisolated=False)
     calls: list[str] = []
     real = home.sandbox.call
 

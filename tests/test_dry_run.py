@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from scorer_cases import save_scorer
 
 from rlvr import cli
 from rlvr.sandbox import tiers
@@ -128,3 +129,26 @@ def test_nothing_is_evaluated_where_programs_cannot_be_isolated(
     code, _, err = run(capsys, "eval", *arguments)
     assert code == 2
     assert err.splitlines()[-1].startswith("rlvr: verifier 'python_tests': programs cannot be isolated here; ")
+
+
+def test_a_reward_model_without_a_head_or_the_label_is_told(
+    folder: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("train.jsonl", {"prompt": "2", "gold": "3", "verifier": "math"})
+    write("test.jsonl", {"prompt": "3", "gold": "3", "verifier": "math"})
+
+    def told(path: Path, *overrides: str) -> tuple[int, str]:
+        part = [f"rewards.m.{setting}" for setting in ("kind=model", f"path={path}", *overrides)]
+        code, _, err = run(capsys, "train", *recipe(tiny_model, *part), "--dry-run")
+        return code, err.rstrip("\n").rpartition("\n")[2]
+
+    code, line = told(tiny_model)
+    assert (code, line.partition("; ")[0]) == (
+        3,
+        f"rlvr: rewards.m.path {tiny_model}: Qwen3ForCausalLM is no classifier (..ForSequenceClassification)",
+    )
+    scorer = save_scorer(folder / "scorer", labels=("fine", "rude"))
+    assert told(scorer, "label=fine")[0] == told(scorer, "attributes={rude: -1.0}")[0] == 0
+    code, line = told(scorer, "label=fin")
+    assert code == 3
+    assert "the model has no label 'fin'; did you mean 'fine'?" in line

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlvr.verifiers import extract as extraction
 from rlvr.verifiers.extract import Found, all_boxed, extract, last_boxed
 
 
@@ -44,10 +45,56 @@ from rlvr.verifiers.extract import Found, all_boxed, extract, last_boxed
         ("<think>12</think> <answer>13</answer>", "13", "answer_tag"),
         ("a</think>b</think>\\boxed{9}", "9", "boxed"),
         ("```\n\\boxed{7}\n``` \\boxed{9} ```py\n\\boxed{8}", "9", "boxed"),
+        ("~~~\n\\boxed{7}\n~~~\n\\boxed{9}", "9", "boxed"),
+        ("<thinking>\\boxed{7}</thinking> \\boxed{9}", "9", "boxed"),
+        ("\\boxed{9}<|im_end|>\n<|im_start|>user\nAnother one: \\boxed{7}", "9", "boxed"),
+        ("<|im_start|>\\boxed{9}", "9", "boxed"),
+        ("step: \\boxed{255}. The final answer is $10,455$. I hope it is correct.", "10,455", "answer_line"),
+        ("\\boxed{255}. So the final answer is the one above.", "255", "boxed"),
+        ("Final Answer: The largest $n$ is 34.", "34", "answer_line"),
+        ("**Final Answer**\n\n42", "42", "answer_line"),
+        ("### Answer\n$\\frac{1}{2}$\nThat is all.", r"\frac{1}{2}", "answer_line"),
+        (r"The answer is $50$ \%.", r"50\%", "answer_line"),
     ],
 )
 def test_an_anchored_answer_is_found(response: str, answer: str, how: str) -> None:
     assert extract(response) == Found(answer, how)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "how"),
+    [
+        ("it must be 42 then", "42", "last_number"),
+        (r"We find that $x \neq 3$.", r"x \neq 3", "last_formula"),
+        (r"Answer \[ 9 \]", "9", "last_formula"),
+        ("the price is 1,000.99\u20ac", "1,000.99", "last_number"),
+        (r"-\frac{10}{9}", r"-\frac{10}{9}", "whole"),
+        ("$28$ percent", r"28\%", "last_formula"),
+        ("the maximum of $f(x)$ is 19.", "19", "last_number"),
+        ("Final Answer: Jane started 3 hours ago.", "3", "last_number"),
+        (r"so \boxed{5}, as $x=7$", "5", "boxed"),
+    ],
+)
+def test_a_lenient_look_takes_the_last_formula_or_number(response: str, answer: str, how: str) -> None:
+    assert extract(response, lenient=True) == Found(answer, how)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "",
+        "I am not sure about it.",
+        "42 apples. I cannot solve it.",
+        "It is 41 or 42",
+        "The reference says 42",
+        "it is not 42",
+        "```\n42\n```",
+        "<think>42",
+        "no number at all here",
+    ],
+)
+def test_a_lenient_look_takes_no_refusal_and_no_choice_of_several(response: str) -> None:
+    assert extract(response, lenient=True) is None
 
 
 @pytest.mark.parametrize(
@@ -115,7 +162,62 @@ def test_hostile_text_costs_no_more_than_its_length(piece: str) -> None:
     extract(text)
     last_boxed(text)
     extract("The answer is " + text)
+    extract(text, lenient=True)
+    extract("The answer is " + text, lenient=True)
     assert time.process_time() - start < 6.0  # a quadratic search takes hours
+
+
+def test_a_long_chain_of_thought_costs_less_than_a_millisecond() -> None:
+    text = "So $x^2 = 4$ and hence the area is 12. " * 1700 + r"The final answer is $\boxed{\frac{1}{2}}$."
+    extract(text)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        extract(text)
+        times.append(time.perf_counter() - start)
+    assert len(text) > 64_000
+    assert min(times) < 1e-3
+
+
+def test_a_megabyte_of_boxes_costs_hardly_more_than_the_last_of_them() -> None:
+    times = []
+    for _ in range(5):
+        start = time.process_time()
+        found = extract("\\boxed{zq} " * 95_000)
+        times.append(time.process_time() - start)
+        assert found == Found("zq", "boxed")
+    assert min(times) < 0.05  # reading them all takes 0.2 s
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("\\boxed{1" + "x" * 99 + "\\boxed{2}}", "1" + "x" * 99 + "2"),
+        ("{\\boxed{1" + "x" * 99 + "\\boxed{2}}", "1" + "x" * 99 + "2"),
+        ("\\boxed{1" + "x" * 99 + "\\boxed{2}", "2"),
+        ("\\boxed{1} " + "x" * 99 + "\\boxed{2}} x", "2"),
+        ("\\boxed{1}" + "x" * 99 + "\\boxed{2}" * 9 + "\\boxed{3}", "2, 3"),
+        ("\\boxed{1}" + "x" * 99 + "\\boxed{2" * 9, "1"),
+        ("\\boxed{\\}" + "x" * 99 + "} , \\boxed{2}", "\\}" + "x" * 99 + ", 2"),
+    ],
+)
+def test_the_last_box_is_the_same_from_whichever_end_it_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, response: str, answer: str
+) -> None:
+    for window in (1, 20, 1 << 20):
+        monkeypatch.setattr(extraction, "_WINDOW", window)
+        found = extract(response)
+        assert found is not None and found.answer == answer, window
+
+
+@given(st.lists(st.sampled_from([r"\boxed{", r"\fbox {", "{", "}", "\\", "1", "2", ", ", " or ", "\n\n", "wide" * 9])))
+def test_how_far_back_the_boxes_are_read_changes_no_answer(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extraction, "_WINDOW", 1)
+        near = extract(text), last_boxed(text)
+        patch.setattr(extraction, "_WINDOW", 1 << 30)
+        assert near == (extract(text), last_boxed(text))
 
 
 def test_deeply_nested_boxes_are_unwrapped() -> None:

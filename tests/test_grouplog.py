@@ -82,7 +82,7 @@ def group(task: str = "t:1", step: int = 5) -> Group:
         Rollout(
             id=f"{step}/{task}/0",
             completion=completion(),
-            verdicts={"answer": verdict(), "form \ud800": verdict(score=0.0, outcome="timeout", answer=None)},
+            verdicts={"answer": verdict(), "form \ud800": verdict(score=0.0, outcome="timeout", value=-1e5 / 3)},
             reward=1 / 3,
         ),
         Rollout(
@@ -181,19 +181,20 @@ def test_a_step_without_a_log_has_no_groups(tmp_path: Path) -> None:
 
 
 def test_wherever_a_log_is_torn_the_whole_groups_before_are_used_and_more_can_be_appended(tmp_path: Path) -> None:
+    head = len(grouplog._HEAD)
+    (first := tmp_path / "first").mkdir()
+    frame = len(fill(first, Said(), "a").read_bytes()) - head
     path = fill(tmp_path, Said(), "a", "b")
     whole = path.read_bytes()
-    head = len(grouplog._HEAD)
-    frame = (len(whole) - head) // 2
     for size in [*range(head + 20), head + frame - 1, head + frame, head + frame + 1, len(whole) - 1, len(whole)]:
         path.write_bytes(whole[:size])
         said = Said()
         log = said.log(tmp_path)
-        keys = ["a", "b"][: max(0, size - head) // frame]
+        keys = ["a", "b"][: (size >= head + frame) + (size == len(whole))]
         assert list(log.read(5, TASKS)) == keys
         is_torn = size not in (0, head, head + frame, len(whole))
         assert len(said) == is_torn
-        assert path.stat().st_size == (head + len(keys) * frame if size >= head else 0)
+        assert path.stat().st_size == ((head, head + frame, len(whole))[len(keys)] if size >= head else 0)
         log.append(5, "c", group())
         assert_same(log.read(5, TASKS), {key: group() for key in [*keys, "c"]})
         assert len(said) == is_torn
@@ -360,3 +361,14 @@ def test_a_disk_that_fails_is_a_disk_error(tmp_path: Path, monkeypatch: pytest.M
         log.append(6, "a", group())
     with pytest.raises(DiskError, match=r"groups of step 5 in .*nowhere/groups/000005.log: No such file or directory$"):
         Said().log(tmp_path / "nowhere").append(5, "a", group())
+
+
+def test_groups_of_a_version_that_knew_no_values_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Said()
+    known = [name for name in Verdict.__slots__ if name != "value"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Verdict, "__slots__", known)
+        fill(tmp_path, said, "a")
+    found = said.log(tmp_path).read(5, TASKS)["a"]
+    assert {v.value for r in found.rollouts for v in r.verdicts.values()} == {None}
+    assert [r.reward for r in found.rollouts] == [1 / 3, None]

@@ -60,13 +60,13 @@ def spoil(monkeypatch: pytest.MonkeyPatch, bad: Sequence[int], *, value: float =
     """Make the loss of these steps `value`, and end the run in the step `end`; returns the batches of bad steps."""
     at, batches = [0], []
 
-    def learn_at(learner: learn.Learner, batch: Any, step: int) -> learn.Learned:
+    def learn_at(learner: learn.Learner, batch: Any, step: int, ptx: Any) -> learn.Learned:
         if step == end:
             raise Broken
         at[0] = step
         if step in bad:
             batches.append(batch)
-        return learn.learn(learner, batch, step)
+        return learn.learn(learner, batch, step, ptx)
 
     plain = policy.policy_loss
 
@@ -121,12 +121,12 @@ def test_an_update_that_is_not_finite_is_skipped_kept_and_told_and_the_run_goes_
 def test_a_row_that_reference_or_policy_cannot_score_before_the_update_skips_it_and_the_run_goes_on(
     tiny_model: Path, plugin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str]
 ) -> None:
-    def learn_at(learner: learn.Learner, batch: Batch, step: int) -> learn.Learned:
+    def learn_at(learner: learn.Learner, batch: Batch, step: int, ptx: Any) -> learn.Learned:
         if step != 2:
-            return learn.learn(learner, batch, step)
+            return learn.learn(learner, batch, step, ptx)
         spoiled = spoil_row(learner.reference or learner.trained.model, batch, 3)
         try:
-            return learn.learn(learner, batch, step)
+            return learn.learn(learner, batch, step, ptx)
         finally:
             spoiled.remove()
 

@@ -10,7 +10,7 @@ import pytest
 
 from rlvr.errors import DataError
 from rlvr.inputs import fingerprint_model, fingerprint_rows
-from rlvr.types import Demonstration, Message, Task
+from rlvr.types import BestOf, Demonstration, Message, Preference, Ranking, Rating, Task
 
 TASK = Task(id="t:1", prompt="1+1=?", gold="2", verifier="math", source="a", info={"x": 1})
 DEMONSTRATION = Demonstration(id="d:1", prompt="1+1=?", completion=" 2")
@@ -43,6 +43,30 @@ def test_every_change_of_a_row_shows() -> None:
         [replace(TASK, id="t:2"), TASK],
     ]
     assert len({fingerprint_rows(rows) for rows in changed}) == len(changed)
+
+
+def test_every_change_of_a_preference_shows() -> None:
+    pair = Preference(id="p:1", prompt="Q", chosen="a", rejected="b")
+    ranking = Ranking(id="p:1", prompt="Q", completions=("a", "b"), order=((0,), (1,)))
+    rating = Rating(id="p:1", prompt="Q", completion="a", label=True)
+    choice = BestOf(id="p:1", prompt="Q", chosen=("a",), rejected=("b",))
+    changed: list[Preference | Ranking | Rating | BestOf] = [
+        pair,
+        replace(pair, chosen="b", rejected="a"),
+        replace(pair, probability=0.5),
+        replace(pair, true_probability=0.5),
+        replace(pair, margin=0.5),
+        ranking,
+        replace(ranking, completions=("b", "a")),
+        replace(ranking, order=((1,), (0,))),
+        rating,
+        replace(rating, label=False),
+        replace(rating, label=None, scores={"safe": 1.0}),
+        choice,
+        replace(choice, rejected=("b", "c")),
+    ]
+    assert len({fingerprint_rows([row]) for row in changed}) == len(changed)
+    assert fingerprint_rows([replace(pair, annotators=("x",), source="y")]) == fingerprint_rows([pair])
 
 
 def test_the_digest_is_the_same_tomorrow() -> None:

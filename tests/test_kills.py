@@ -31,7 +31,7 @@ def share(response):
 def same(response):
     return 0.5
 
-@verifier("counted", deadline=0.3)
+@verifier("counted", timeout=0.3)
 def counted(response, gold):
     """Keeps count of what it judged; some it never comes to an end with, but would if it were asked again."""
     line = response.encode().hex()

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from scorer_cases import make_rollout
 
+from rlvr import cli, rollout_table
 from rlvr.errors import DataError, DiskError
-from rlvr.plot import figure, moving_average, plot
+from rlvr.plot import best_of_n, divergence, figure, moving_average, plot
+from rlvr.types import Group, Rollout, Task, Verdict
 
 
 def rl_rows(num: int = 60) -> list[dict[str, Any]]:
@@ -157,3 +164,116 @@ def test_bad_input_is_one_line_that_says_what_is_wrong(tmp_path: Path) -> None:
 def test_other_kinds_of_picture_by_their_ending(tmp_path: Path) -> None:
     out = plot(write(tmp_path / "run", [{"step": 1, "loss": 1.0}]), tmp_path / "loss.svg")
     assert "<svg" in out.read_text()
+
+
+# --- proxy against KL ------------------------------------------------------------------------------------------------
+
+
+def test_best_of_n_is_the_mean_over_all_draws() -> None:
+    rewards, worths = [3.0, 1.0, 2.0, 2.0, 0.0], [[1.0, 9.0], [2.0, 8.0], [3.0, 7.0], [4.0, 5.0], [6.0, 0.0]]
+    found = best_of_n(rewards, worths, 5)
+    for n in range(1, 6):
+        picked = []
+        for draw in itertools.combinations(range(5), n):
+            highest = max(rewards[k] for k in draw)
+            ties = [k for k in draw if rewards[k] == highest]
+            picked.append(np.mean([worths[k] for k in ties], axis=0))
+        assert found[n - 1] == pytest.approx(np.mean(picked, axis=0)), n
+
+
+def run_with_proxy(folder: Path, has_kl: bool = True, **more: Any) -> Path:
+    """Two groups of three whose style is worth 1, 2, 3 and whose right is the opposite; four steps."""
+
+    def rollout(group: int, k: int) -> Rollout:
+        verdicts = {
+            "style": Verdict(score=0.5, value=float(k + 1), outcome="partial"),
+            "right": Verdict(score=1 - k / 2, outcome="partial"),
+        }
+        return replace(make_rollout("x", k), id=f"1/t{group}/{k}", verdicts=verdicts, reward=float(k + 1))
+
+    groups = [
+        Group(task=Task(id=f"t{g}", prompt="q"), prompt_ids=(3,), rollouts=tuple(rollout(g, k) for k in range(3)))
+        for g in range(2)
+    ]
+    steps = [
+        {
+            "step": k,
+            "reward": 1.0,
+            "rewards/style/mean": 2.0 + k,
+            "rewards/right/mean": 1 / k,
+            "completions/mean_length": 10.0,
+        }
+        | ({"kl": 0.01 * k - 0.02} if has_kl else {})
+        for k in range(1, 5)
+    ]
+    write(folder, steps)
+    parts = {"style": {"kind": "model", "path": "rm"}, "right": {"verifier": "math", "weight": 0}}
+    (folder / "recipe.yaml").write_text(json.dumps({"stage": "rl", "rewards": parts, "kl": {"kind": "k3"}, **more}))
+    (folder / "rollouts").mkdir()
+    table = pa.Table.from_pylist(rollout_table.rows(1, groups, {}, {}), schema=rollout_table.schema())
+    pq.write_table(table, folder / "rollouts" / "000001.parquet")
+    return folder
+
+
+def test_the_curve_of_proxy_and_truth_against_kl_stands_beside_best_of_n(tmp_path: Path) -> None:
+    curve = divergence(run_with_proxy(tmp_path / "run"))
+    assert curve is not None
+    assert curve["kl"] == pytest.approx([0.0, 0.0, 0.1, 0.2])  # per completion, and a negative estimate is none
+    assert curve["parts"] == {"style": [3.0, 4.0, 5.0, 6.0], "right": pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])}
+    best = curve["best_of_n"]
+    assert best["n"] == [1, 2, 3]
+    assert best["kl"] == pytest.approx([0.0, np.log(2) - 1 / 2, np.log(3) - 2 / 3])
+    assert best["parts"]["style"] == pytest.approx([2.0, 8 / 3, 3.0])
+    assert best["parts"]["right"] == pytest.approx([0.5, 1 / 6, 0.0])
+    drawing = figure([{"step": 1, "reward": 1.0}], {}, "run", curve=curve)
+    (axes,) = [axes for axes in drawing.axes if axes.get_title() == "style against KL"]
+    assert axes.get_xlabel().startswith("square root") and len(axes.lines) == 2
+    assert list(axes.lines[1].get_ydata()) == pytest.approx([2.0, 8 / 3, 3.0])
+    assert plot(tmp_path / "run").is_file()
+
+
+def test_there_is_no_curve_without_a_proxy_or_without_kl(tmp_path: Path) -> None:
+    assert divergence(run_with_proxy(tmp_path / "no kl", has_kl=False)) is None
+    assert divergence(run_with_proxy(tmp_path / "verified", rewards={"right": {"verifier": "math"}})) is None
+    for k, kl in enumerate(({"kind": "k2"}, {"kind": "abs", "where": "reward"}, {"kind": None, "where": "loss"})):
+        assert divergence(run_with_proxy(tmp_path / f"other {k}", kl=kl)) is None
+    for k, kl in enumerate(({"kind": "k3+"}, {"kind": None, "where": "loss", "weighted": True})):
+        assert divergence(run_with_proxy(tmp_path / f"kl {k}", kl=kl)) is not None
+    other = divergence(run_with_proxy(tmp_path / "teacher", reference={"path": "another"}))
+    assert other is not None and other["best_of_n"] is None  # step 1 was not written by that reference
+
+
+def test_numbers_of_the_curve_are_in_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["plot", str(run_with_proxy(tmp_path / "run")), "--json"])
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["divergence"] == divergence(tmp_path / "run")
+
+
+def panels(drawing: Figure) -> dict[str, Axes]:
+    return {axes.get_title(): axes for axes in drawing.axes}
+
+
+@pytest.mark.parametrize("stage", ["reward_model", "dpo"])
+def test_a_run_on_preferences_is_drawn_with_its_accuracy_and_what_is_held_out(stage: str) -> None:
+    names = ("accuracy", "margin") if stage == "reward_model" else ("rewards/accuracies", "rewards/margins")
+    rows: list[dict[str, Any]] = [{"step": k, "loss": 0.5, names[0]: k / 10, names[1]: k / 5} for k in range(1, 6)]
+    rows[-1] |= {"eval/accuracy": 0.7, "eval/ceiling_share": 0.9, "eval/ece": 0.02}
+    drawn = panels(figure(rows, {}, "run", stage=stage))
+    assert set(drawn) == {"Loss", "Accuracy", "Margins", "Calibration", "Share of the ceiling"}
+    assert drawn["Loss"].get_ylabel() == "mean over a batch"
+    lines = {line.get_label(): line.get_ydata() for line in drawn["Accuracy"].get_lines()}
+    assert {name: list(values) for name, values in lines.items()} == {  # pyright: ignore[reportArgumentType]
+        "training": [0.1, 0.2, 0.3, 0.4, 0.5],
+        "held out": [0.7],
+    }
+    assert set(panels(figure(rows, {}, "run", stage="sft"))) == {"Loss"}
+
+
+def test_a_critic_and_an_adaptive_coefficient_have_their_panels() -> None:
+    more = {"critic/vf_explained_var": 0.4, "critic/vf_explained_var_mc": 0.3, "loss/value_avg": 0.1, "kl/coef": 0.05}
+    drawn = panels(figure([{**row, **more} for row in rl_rows(3)], {}, "run"))
+    ys = [list(line.get_ydata()) for line in drawn["Explained variance of the critic"].get_lines()]  # pyright: ignore[reportArgumentType]
+    assert ys == [[0.4] * 3, [0.3] * 3]
+    assert {"Loss of the critic", "Coefficient of the KL"} <= set(drawn)
+    assert not {"Loss of the critic", "Coefficient of the KL"} & set(panels(figure(rl_rows(3), {}, "run")))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +16,14 @@ from rlvr.plugins import find, known, load, register, verifier
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in plugins._BUILT_IN["verifier"]:  # a module registers once, when it is first imported
-        find("verifier", name)
-    monkeypatch.setattr(plugins, "_registered", dict(plugins._registered))
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Names claimed here are gone afterwards; those of modules of ours stay, which register once, when imported."""
+    registered = dict(plugins._registered)
+    monkeypatch.setattr(plugins, "_registered", registered)
+    yield
+    ours = {key: registered[key] for key in registered if key[0] == "verifier" and key[1] in plugins._BUILT_IN[key[0]]}
+    monkeypatch.undo()
+    plugins._registered.update(ours)
 
 
 @pytest.fixture
@@ -33,15 +38,44 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], s
     return write
 
 
-def test_a_verifier_is_found_by_its_name_with_version_and_deadline() -> None:
-    @verifier("roman", version="7", deadline=0.5)
+def test_a_verifier_is_found_by_its_name_with_version_and_timeout() -> None:
+    @verifier("roman", version="7", timeout=0.5)
     def roman(response: str) -> bool:
         return response == "XIV"
 
     assert find("verifier", "roman") is roman
-    assert (roman.verifier_name, roman.verifier_version, roman.verifier_deadline) == ("roman", "7", 0.5)
+    assert (roman.verifier_name, roman.verifier_version, roman.verifier_timeout) == ("roman", "7", 0.5)
+    assert (roman.verifier_wall_seconds, roman.verifier_isolation) == (None, "worker")
     assert "roman" in known("verifier")
     assert roman("XIV") is True
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"timeout": 0}, "timeout must be a number of seconds above 0, got 0"),
+        ({"timeout": "1"}, "timeout must be a number of seconds above 0, got '1'"),
+        ({"timeout": True}, "timeout must be a number of seconds above 0, got True"),
+        ({"timeout": float("nan")}, "timeout must be a number of seconds above 0, got nan"),
+        ({"wall_seconds": -1.0}, "wall_seconds must be a number of seconds above 0, got -1.0"),
+        ({"wall_seconds": float("inf")}, "wall_seconds must be a number of seconds above 0, got inf"),
+        ({"isolation": "threads"}, "isolation must be one of worker, thread; did you mean 'thread'? got 'threads'"),
+        ({"isolation": None}, "isolation must be one of worker, thread; got None"),
+        ({"version": 2}, 'version must be text, such as "1", got 2'),
+        ({"version": ""}, "version must be text, such as \"1\", got ''"),
+    ],
+)
+def test_a_declaration_that_is_not_right_is_told_in_one_line(declared: dict[str, Any], message: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        verifier("roman", **declared)
+    assert str(caught.value) == f"verifier 'roman': {message}"
+
+
+def test_a_file_whose_declaration_is_not_right_says_so(plugin: Callable[[str], str]) -> None:
+    plugin("from rlvr import verifier\n@verifier('late', timeout=-1)\ndef f(response): ...\n")
+    with pytest.raises(PluginError) as caught:
+        find("verifier", "mine.py:f")
+    assert str(caught.value) == "verifier 'late': timeout must be a number of seconds above 0, got -1"
 
 
 def test_built_in_verifiers_are_known_before_they_are_loaded() -> None:

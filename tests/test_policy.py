@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlvr import policy
+from rlvr import heads, policy
 from rlvr.errors import DataError, SettingsError
 from rlvr.recipe import Model, NewModel
 
@@ -310,9 +310,9 @@ def test_a_tokenizer_is_loaded_without_weights(tiny_model: Path, tmp_path: Path)
         policy.load_tokenizer(Model(path=str(folder)))
 
 
-def refusal(path: Path | str, **settings: Any) -> str:
+def refusal(path: Path | str, *, setting: str = "model.path", **settings: Any) -> str:
     with pytest.raises(DataError) as caught:
-        policy.load_model(Model(path=str(path), **settings))
+        policy.load_model(Model(path=str(path), **settings), setting=setting)
     text = str(caught.value)
     assert "\n" not in text
     return text.replace(str(path), "PATH")
@@ -330,6 +330,24 @@ def test_a_missing_model_is_named_with_what_would_make_it(tmp_path: Path) -> Non
         "model.path PATH does not exist yet, nor can model.made_by be read: "
         f"no recipe far/away.yaml (seen from {Path.cwd()})"
     )
+    assert refusal(tmp_path / "no" / "model", made_by="far/away.yaml", setting="reference.path").startswith(
+        "reference.path PATH does not exist yet, nor can reference.made_by be read: "
+    )
+
+
+def test_messages_bear_the_settings_name_and_the_path_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "model.path.v2"))
+    (folder / "model.safetensors").write_text("torn")
+    assert refusal(folder, setting="reference.path").startswith("reference.path PATH: cannot be loaded: ")
+    (folder / "tokenizer.json").write_text("{")
+    for load in (policy.load_tokenizer, heads.load_tokenizer):
+        with pytest.raises(DataError) as caught:
+            load(Model(path=str(folder)), setting="critic.path")
+        assert str(caught.value).startswith(f"critic.path {folder}: its tokenizer cannot be loaded: ")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(DataError) as caught:
+        heads.load_scorer(Model(path=str(folder)), seed=0, setting="rewards.a.path")
+    assert str(caught.value) == f"rewards.a.path {folder}: no *.safetensors in it"
 
 
 def test_a_run_folder_given_for_its_model_is_answered_with_the_model(tiny_model: Path, tmp_path: Path) -> None:

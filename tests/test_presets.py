@@ -34,8 +34,8 @@ REWARDS = [[1.0, 0.0, 0.0], [1.0, 0.5]]
 RATIOS = [[1.1, 1.5], [0.7], [1.0, 1.3, 0.9], [0.95], [1.25, 1.0]]
 REF = [[0.1, -0.2], [0.3], [0.0, 0.2, -0.1], [0.5], [-0.4, 0.1]]
 NUM_TOKENS, NUM_ROWS, MAX_TOKENS, EPS = 9, 5, 4, 1e-4
-NEEDS_CRITIC = ("ppo", "vapo")
-TRAINED = tuple(name for name in PRESETS if name not in NEEDS_CRITIC)
+NEEDS = {"distillation": ("reference.path=teacher",)}
+"""What a preset asks of the recipe."""
 
 Rows = Sequence[Sequence[float]]
 
@@ -54,7 +54,11 @@ class Formula:
 def settings(name: str, *overrides: str) -> RlRecipe:
     recipe = from_overrides(
         "rl",
-        [f"algorithm={name}", "steps=1", "model.path=x", "data.path=x", f"sample.max_tokens={MAX_TOKENS}", *overrides],
+        [
+            *(f"algorithm={name}", "steps=1", "model.path=x", "data.path=x", f"sample.max_tokens={MAX_TOKENS}"),
+            *NEEDS.get(name, ()),
+            *overrides,
+        ],
     )
     assert isinstance(recipe, RlRecipe)
     return recipe
@@ -63,18 +67,6 @@ def settings(name: str, *overrides: str) -> RlRecipe:
 def formula(name: str, *overrides: str) -> Formula:
     recipe = settings(name, *overrides)
     return Formula(recipe.advantage, recipe.loss, recipe.kl, recipe.overlong, recipe.sample.max_tokens)
-
-
-def formula_with_critic(name: str, **kl: Any) -> Formula:
-    """Of a preset that `rlvr train` refuses; kl: over the preset's own."""
-    preset = PRESETS[name]
-    return Formula(
-        Advantage.model_validate(preset["advantage"]),
-        Loss.model_validate(preset["loss"]),
-        Kl.model_validate(preset.get("kl", {}) | kl),
-        Overlong(),
-        MAX_TOKENS,
-    )
 
 
 def batch_of(by: Formula, ratios: Rows) -> Batch:
@@ -359,7 +351,7 @@ def test_ppo_estimates_advantages_with_a_critic_and_normalises_them() -> None:
     mean = sum(tokens) / NUM_TOKENS
     scale = math.sqrt(sum((a - mean) ** 2 for a in tokens) / (NUM_TOKENS - 1) + EPS**2)
     adv = [[(a - mean) / scale for a in row] for row in plain]
-    found = step(formula_with_critic("ppo", coef=0.1), values_BT=VALUES)
+    found = step(formula("ppo", "kl.coef=0.1"), values_BT=VALUES)
     assert_is(found, adv, expected(adv, lambda b: 1 / NUM_TOKENS, 0.2, 0.2))
 
 
@@ -370,12 +362,39 @@ def test_vapo_imitates_what_was_right_and_teaches_its_critic_the_whole_return() 
     for b in (0, 3):  # of reward 1: 0.1 of the mean of -log p = 1 - log r over their 3 tokens
         value += 0.1 * sum(1 - math.log(r) for r in RATIOS[b]) / 3
         gradient[b] = [slope - 0.1 / 3 for slope in gradient[b]]
-    vapo = formula_with_critic("vapo")
+    vapo = formula("vapo")
     assert_is(step(vapo, values_BT=VALUES), adv, (value, gradient))
     batch = batch_of(vapo, RATIOS)
     _, returns_BT = compute(replace(batch, values_BT=filled(batch, VALUES)), vapo.advantage, vapo.kl)
     assert returns_BT is not None
     assert by_row(returns_BT, batch) == [[1, 1], [0], [0, 0, 0], [1], [0.5, 0.5]]
+
+
+def test_online_dpo_pushes_the_best_and_the_worst_apart_by_what_dpo_has_left_to_learn() -> None:
+    # h = log p_old - log p_ref = -sum of REF: 0.1, -0.3, -0.1 | -0.5, 0.3; the first of the equal ones is the worst
+    by = formula("online_dpo", "advantage.beta=0.5")
+    first = 3 * 0.5 / (1 + math.exp(0.5 * (0.1 + 0.3)))
+    second = 2 * 0.5 / (1 + math.exp(0.5 * (-0.5 - 0.3)))
+    adv_B = [first, -first, 0.0, second, -second]
+    batch = batch_of(by, RATIOS)
+    found = step(by, ref_logp_BT=-batch.mask_BT.double() + filled(batch, REF))
+    value = -sum(a * (math.log(r) - 1) for a, row in zip(adv_B, RATIOS, strict=True) for r in row) / NUM_ROWS
+    assert_is(found, spread(adv_B), (value, [[-a / NUM_ROWS] * len(row) for a, row in zip(adv_B, RATIOS, strict=True)]))
+
+
+def test_raft_imitates_the_best_of_each_group() -> None:
+    # 3 and 2 siblings: the mean over groups would be their sum over 2 groups, here 3 and 2 over 5 rows
+    adv_B = [3.0, 0.0, 0.0, 2.0, 0.0]
+    value = -sum(a * (math.log(r) - 1) for a, row in zip(adv_B, RATIOS, strict=True) for r in row) / NUM_ROWS
+    gradient = [[-a / NUM_ROWS] * len(row) for a, row in zip(adv_B, RATIOS, strict=True)]
+    assert_is(step(formula("raft")), spread(adv_B), (value, gradient))
+
+
+def test_distillation_learns_each_tokens_divergence_and_nothing_of_the_reward() -> None:
+    # A = -(log p_old - log p_teacher) = REF; - A log p / 9
+    value = -sum(a * (math.log(r) - 1) for b, row in enumerate(REF) for a, r in zip(row, RATIOS[b], strict=True))
+    found = step(formula("distillation"))
+    assert_is(found, REF, (value / NUM_TOKENS, [[-a / NUM_TOKENS for a in row] for row in REF]))
 
 
 # --- presets among the settings --------------------------------------------------------------------------------------
@@ -385,16 +404,46 @@ def test_the_papers_names_are_there() -> None:
     names = (
         "grpo dr_grpo dapo gspo cispo rloo reinforce_pp reinforce_pp_baseline gmpo sapo luspo vespo vapo ppo opo maxrl"
     )
-    assert set(PRESETS) == {*names.split(), "remax", "pass_at_k"}
+    assert set(PRESETS) == {*names.split(), "remax", "pass_at_k", "online_dpo", "raft", "distillation"}
 
 
-@pytest.mark.parametrize("name", NEEDS_CRITIC)
-def test_a_preset_that_needs_a_critic_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["ppo", "vapo"])
+def test_a_preset_that_needs_a_critic_brings_one(name: str) -> None:
+    assert settings(name).critic.kind == "own"
     with pytest.raises(SettingsError, match="critic"):
-        settings(name)
+        settings(name, "critic.kind=none")
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [("reference.path=null", "needs reference.path, the teacher"), ("kl.coef=0", "kl.coef must be positive")],
+)
+def test_distillation_needs_a_teacher_to_diverge_from(override: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        settings("distillation", override)
+
+
+def test_online_dpo_has_a_reference_whatever_kl_says() -> None:
+    recipe = settings("online_dpo", "reference.path=sft")
+    assert recipe.kl.coef == 0
+    assert recipe.advantage.reads_reference
+    with pytest.raises(SettingsError, match="reference is what kl measures from"):
+        settings("raft", "reference.path=sft")
+
+
+PAPERS_KL = ("grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "remax", "ppo", "distillation")
+BARE_REWARDS = ("maxrl", "online_dpo", "raft")
+
+
+@pytest.mark.parametrize("name", sorted({*PRESETS} - {*PAPERS_KL, *BARE_REWARDS}))
+def test_where_the_paper_has_no_divergence_it_is_k1_off_the_reward(name: str) -> None:
+    kl = settings(name, "kl.coef=0.1").kl
+    assert (kl.where, kl.kind, kl.estimator) == ("reward", None, "k1")
+    held = settings(name, "kl.coef=0.1", "kl.where=loss").kl
+    assert (held.where, held.estimator) == ("loss", "k2")
+
+
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_setting_of_a_preset_arrives_and_gives_way_to_the_recipe(name: str) -> None:
     def leaves(tree: Any, at: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
         if not isinstance(tree, dict):
@@ -423,7 +472,7 @@ def test_a_preset_leaves_the_rest_of_its_sections_alone() -> None:
     assert settings("grpo").overlong.buffer == 0
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", PRESETS)
 def test_the_resolved_recipe_of_a_preset_resolves_to_itself(name: str, tmp_path: Path) -> None:
     recipe = settings(name, "overlong.filter=true")
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))

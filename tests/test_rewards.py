@@ -43,7 +43,7 @@ from rlvr import Verdict, verifier
 
 print("printed while it is imported")
 
-@verifier("test/deeds", deadline=0.2)
+@verifier("test/deeds", timeout=0.2)
 def deeds(response, task):
     """Does what the response says."""
     print("printed while judging")
@@ -91,7 +91,7 @@ def plain(answer, how, gold):
 def misspelt(response, golden):
     return True
 
-@verifier("test/slow", deadline=0.01)
+@verifier("test/slow", timeout=0.01)
 def slow(response):
     time.sleep(60)
 '''
@@ -154,7 +154,7 @@ def test_whatever_a_verifier_does_is_a_verdict_and_the_neighbours_have_theirs(
     assert (verdict.score, verdict.outcome) == (score, outcome)
     assert reason in verdict.reason
     assert "\n" not in verdict.reason
-    assert (verdict.verifier, verdict.version) == ("test/deeds", "1")
+    assert (verdict.verifier, verdict.version) == ("test/deeds", lookup(f"{plugin}:deeds").version)
     assert 0 < verdict.seconds < 9
     assert (before.score, after.score) == (1.0, 0.5)
 
@@ -172,7 +172,7 @@ def test_any_text_reaches_the_verifier_unchanged(pool: VerifierPool, plugin: str
 
 
 def test_a_gold_that_cannot_be_sent_is_our_failure(pool: VerifierPool, plugin: str) -> None:
-    for gold in (b"42", 10**5000):
+    for gold in (b"42", 10**5000, object(), {"by": [print, lambda: 42]}):
         (verdict,) = ask(pool, plugin, "true", task=Task(id="t", prompt="", gold=gold))
         assert (verdict.score, verdict.outcome) == (None, "error")
         assert "'t' cannot be sent" in verdict.reason
@@ -313,12 +313,12 @@ pool = VerifierPool([{plugin + ":deeds"!r}], workers=2, memory_mib=1024)
 for deed in ("true", "sleep 60", "sleep 60"):
     pool.submit({plugin + ":deeds"!r}, deed, Task(id="t", prompt=""))
 time.sleep(0.5)
-print(pool._supervisor._process.pid, flush=True)
+print("supervisor", pool._supervisor._process.pid, flush=True)
 time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
-        supervisor = int(parent.stdout.readline())
+        supervisor = int(next(line for line in parent.stdout if line.startswith("supervisor")).split()[1])
         pids = {supervisor} | children_of(supervisor)
         assert len(pids) == 3
         assert all(map(is_running, pids))
@@ -482,13 +482,13 @@ def make_group(task: Task, *texts: str, step: int = 1) -> Group:
     return Group(task=task, prompt_ids=(1,), rollouts=tuple(rollouts))
 
 
-def of_length(length: int, reward: float | None = 1.0) -> Rollout:
+def of_length(length: int, reward: float | None = 1.0, finish: str = "stop") -> Rollout:
     completion = Completion(
         text="",
         token_ids=(1,) * length,
         logprobs=(0.0,) * length,
         trained=(True,) * length,
-        finish="stop",
+        finish=finish,  # pyright: ignore[reportArgumentType]
         versions=((0, 0),),
     )
     return Rollout(id="1/t/0", completion=completion, verdicts={}, reward=reward)
@@ -514,6 +514,53 @@ def test_the_verdict_on_length_gives_its_numbers() -> None:
     assert (verdict.verifier, verdict.outcome, verdict.checks) == ("overlong", "partial", {"reward_before": 1.0})
     assert source.apply(of_length(7)).reward == pytest.approx(1 - 0.3)
     assert [source.apply(of_length(n)).verdicts["overlong"].outcome for n in (4, 8)] == ["correct", "wrong"]
+
+
+@given(
+    length=st.integers(0, 8),
+    is_cut=st.booleans(),
+    buffer=st.sampled_from([0.0, 0.3, 1.0]),
+    penalty=st.floats(0, 5),
+    missing_eos=st.floats(0.01, 5),
+)
+def test_a_missing_end_is_taken_off_beside_the_penalty_of_length(
+    length: int, is_cut: bool, buffer: float, penalty: float, missing_eos: float
+) -> None:
+    overlong = recipe.Overlong(buffer=buffer, penalty=penalty, missing_eos=missing_eos)
+    rollout = of_length(length, 0.5, "length" if is_cut else "stop")
+    judged = OverlongPenalty(overlong, 8).apply(rollout)
+    by_length = penalty * min(1.0, max(0.0, (length - 8 * (1 - buffer)) / (8 * buffer))) if buffer else 0.0
+    assert judged.reward == pytest.approx(0.5 - by_length - missing_eos * is_cut, abs=1e-9)
+    assert earned(judged) == 0.5
+    verdict = judged.verdicts["overlong"]
+    (part,) = parts_of({}, overlong)
+    assert verdict.score is not None and 0.5 + part.weight * verdict.score == judged.reward
+    assert (verdict.outcome == "correct") == (verdict.score == 0)
+    assert f"its end {'missing' if is_cut else 'there'}: " in verdict.reason
+
+
+def test_without_a_penalty_of_a_missing_end_the_verdict_is_as_ever() -> None:
+    for length in range(9):
+        share = min(1.0, max(0.0, 1 - (8 - length) / (0.7 * 8)))
+        judged = OverlongPenalty(recipe.Overlong(buffer=0.7, penalty=0.3), 8).apply(of_length(length, 0.1, "length"))
+        assert (judged.verdicts["overlong"].score, judged.reward) == (share, 0.1 - 0.3 * share)
+        assert judged.verdicts["overlong"].reason.endswith(" of 0.3")
+
+
+def test_a_penalty_of_a_missing_end_alone_is_a_part_too() -> None:
+    parts: dict[str, recipe.Reward] = {"luck": recipe.RandomReward(kind="random", p=1.0)}
+    overlong = recipe.Overlong(missing_eos=2.0)
+    rewards = build(parts, recipe.Scoring(), 0, set(), overlong=overlong, max_tokens=4)
+    try:
+        group = replace(make_group(TASK, "a"), rollouts=(of_length(4, None, "length"), of_length(4, None)))
+        (group,) = rewards.score([group])
+        assert [r.reward for r in group.rollouts] == [-1.0, 1.0]
+        assert [r.verdicts["overlong"].reason for r in group.rollouts] == [
+            "4 of 4 tokens, its end missing: 2 of 2",
+            "4 of 4 tokens, its end there: 0 of 2",
+        ]
+    finally:
+        rewards.close()
 
 
 def test_length_alone_makes_nothing_judged() -> None:
@@ -544,7 +591,7 @@ def test_the_penalty_of_length_is_a_part_of_its_own_beside_the_recipes() -> None
 
 
 def test_no_part_of_a_recipe_may_take_the_penaltys_name() -> None:
-    with pytest.raises(SettingsError, match=r"^rewards\.overlong: this name is kept for the penalty"):
+    with pytest.raises(SettingsError, match=r"^rewards\.overlong: this name is kept for the penalties"):
         build({"overlong": recipe.VerifiedReward()}, recipe.Scoring(), 0, set())
 
 
@@ -654,7 +701,7 @@ def start_up():
     while time.process_time() < started[-1] + 0.2:
         pass
 
-@verifier("test/options", deadline=0.1, wall_seconds=3.0)
+@verifier("test/options", timeout=0.1, wall_seconds=3.0)
 def options(response, *, base: int = 10, kinds: "tuple[str, ...]" = (), anything=None):
     if response == "sleep":
         time.sleep(60)
@@ -708,7 +755,7 @@ def test_a_verifier_that_waits_says_for_how_long(with_options: str) -> None:
 def test_what_a_verifier_asks_for_is_read_from_its_signature(with_options: str) -> None:
     bound = lookup(with_options)
     assert (bound.parameters, bound.options) == (("response",), ("base", "kinds", "anything"))
-    assert (bound.deadline, bound.wall_limit) == (0.1, 3.0)
+    assert (bound.timeout, bound.wall_limit) == (0.1, 3.0)
     assert lookup("boxed").wall_limit == 10.0
     file = with_options.rpartition(":")[0]
     with pytest.raises(PluginError, match=r"parameter 'base'; .*an option stands behind \* and has a default"):
@@ -746,9 +793,12 @@ def test_a_file_of_cases_is_counted(tmp_path: Path) -> None:
     assert (result.get("false_positive"), result.get("false_negative")) == (1, 1)
     assert result.get("wrong") == ["missed", "passed", "bad gold"]
     assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"] < 1000
-    looked_at = worth_a_look(cases, found)
+    looked_at = worth_a_look(zip(cases, found, strict=True))
     assert [line.split(":")[0] for line in looked_at] == ["missed", "passed", "bad gold"]
-    assert "gold_invalid: " in looked_at[2]
+    assert looked_at[1].startswith("passed: false is expected, is correct: ")
+    assert looked_at[2].startswith("bad gold: true is expected, is gold_invalid: ")
+    many = worth_a_look([(cases[2], found[2])] * 25, "FILE has them")
+    assert (len(many), many[-1]) == (21, "... and 5 more (FILE has them)")
     assert [(row["id"], row["score"], row["gold"]) for row in verdict_rows(cases, found)][:2] == [
         ("right", 1.0, "42"),
         ("3", 0.0, 42),
@@ -789,7 +839,7 @@ def test_all_bad_rows_are_told_at_once(tmp_path: Path) -> None:
 def test_explain_tells_everything_about_one_verdict() -> None:
     told = explain("1/2", r"\boxed{0.5}")
     assert (told["score"], told["outcome"], told["stage"], told["answer"]) == (1.0, "correct", "number", "0.5")
-    assert (told["verifier"], told["version"], told["how"]) == ("math", "1", "boxed")
+    assert (told["verifier"], told["version"], told["how"]) == ("math", lookup("math").version, "boxed")
     assert 0 < told["seconds"] < 1
 
 

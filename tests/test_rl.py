@@ -236,7 +236,7 @@ def repeat_by_hand(recipe: RlRecipe, folder: Path) -> tuple[Any, list[dict[str, 
                     assert row["advantage"] == pytest.approx(advantage, rel=1e-3, abs=1e-5)
                     row["by_hand"] = advantage
         wanted.append(step_by_hand(recipe, model, list(groups.values()), step))
-        if recipe.kl.where == "reward":
+        if recipe.kl.in_reward:
             every = [row for rows in groups.values() for row in rows]
             apart = sum(float((row["old"] - row["ref"]).double().sum()) for row in every)
             wanted[-1]["kl"] = apart / sum(len(row["token_ids"]) for row in every)
@@ -317,7 +317,7 @@ def test_a_run_is_its_formula_applied_to_its_rollouts(
             step.pop("trained_tokens")  # rows of equal rewards did not pass the model
             step.pop("clip_ratio/region_mean")
         assert {name: row[name] for name in step} == pytest.approx(step, rel=1e-3, abs=1e-6)
-    if recipe.kl.where == "reward":
+    if recipe.kl.in_reward:
         first, second = (row["kl"] for row in steps_of(tmp_path / "run"))
         assert abs(first) < 1e-5 and abs(second) > 1e-4  # it is the reference itself that starts
     if recipe.optim.lr == 1.0:

@@ -287,7 +287,7 @@ def test_a_step_in_which_nothing_could_be_judged_ends_the_run_with_the_most_freq
             future.set_result(Group(task=group.task, prompt_ids=group.prompt_ids, rollouts=rollouts))
             return future
 
-    with pytest.raises(DataError, match=r"nothing to learn from; most often v: down$"):
+    with pytest.raises(DataError, match=r"nothing to learn from; most often rewards\.[a-z]+: v: down$"):
         rollouts(Script(), Failing()).take(step=1)
 
 
@@ -497,7 +497,7 @@ def test_a_group_whose_greedy_completion_could_not_be_judged_is_set_aside_and_re
     assert quality(taken.set_aside[0]) == "unjudged"
     assert quality(replace(taken.set_aside[0], greedy=None)) == "useful"
     assert group_metrics(taken)["sampling/unjudged_ratio"] == 1 / 5
-    with pytest.raises(DataError, match=r"none of 20 groups could be judged.*; most often v: away$"):
+    with pytest.raises(DataError, match=r"none of 20 groups could be judged.*; most often rewards\.[a-z]+: v: away$"):
         rollouts(Script(), Away(), with_greedy=True).take(step=1)
 
 
@@ -566,6 +566,24 @@ def test_metrics_count_greedy_completions_nowhere_but_under_their_own_name() -> 
     expected |= {"sampling/unjudged_ratio": 0.5, "sampling/equal_ratio": 0.0}
     assert metrics == expected
     assert "reward/greedy" not in group_metrics(Taken(with_greedy[1:]))  # a mean of nothing is no number
+
+
+def test_the_parts_of_a_composite_have_a_mean_each() -> None:
+    group = scored((0.75, "partial", 4, "stop"), (0.5, "partial", 6, "stop"))
+    part = next(iter(group.rollouts[0].verdicts))
+    both = [
+        Verdict(
+            score=0.5,
+            outcome="partial",
+            verifier="composite",
+            checks={"form": {"score": form}, "answer": {"score": answer}},
+        )
+        for form, answer in ((1.0, None), (0.5, None))
+    ]
+    rollouts = [replace(r, verdicts={**r.verdicts, part: v}) for r, v in zip(group.rollouts, both, strict=True)]
+    metrics = group_metrics(Taken([group.with_all(rollouts)]))
+    assert metrics[f"rewards/{part}/form/mean"] == 0.75
+    assert f"rewards/{part}/answer/mean" not in metrics  # a mean of nothing is no number
 
 
 # --- parts that are compared one by one ------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import yaml
 from rlvr import environment, failpoints, machine, runs
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.recipe import RlRecipe
+from rlvr.rollout_table import groups as groups_of
 from rlvr.runs import Run, is_exact, read_metrics, read_recipe, read_rollouts, read_summary
 from rlvr.settings import from_overrides
 from rlvr.types import Completion, Group, Message, Rollout, Task, Verdict
@@ -484,6 +485,9 @@ def verdict(**fields: Any) -> Verdict:
                 "seconds": 0.125,
                 "verifier": "math",
                 "version": "3",
+                "input_hash": "0123456789abcdef",
+                "stderr": "shown \udfff",
+                "value": -12.5,
             }
             | fields
         )
@@ -507,13 +511,22 @@ def completion(**fields: Any) -> Completion:
     )
 
 
+TASK = Task(
+    id="t:1",
+    prompt=(Message(role="user", content="2+2?"),),
+    gold=[4, "x"],
+    verifier="math",
+    source="arith",
+    info={"level": 3, "tags": ["a\ud800"]},
+)
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """A run with the rollouts of step 12: two of a conversation, one of a task with odd texts."""
-    user = Message(role="user", content="2+2?")
     unjudged = Verdict(score=None, outcome="error", reason="worker died")
     first = Group(
-        task=Task(id="t:1", prompt=(user,), gold=[4, "x"], source="arith"),
+        task=TASK,
         prompt_ids=(3, 4),
         rollouts=(
             Rollout(
@@ -540,7 +553,7 @@ def written(tmp_path: Path) -> Path:
         ),
     )
     with Run.open(recipe(tmp_path / "run"), "r.yaml") as run:
-        run.write_rollouts(12, [first, odd], {"12/t:1/0": -0.75})
+        run.write_rollouts(12, [first, odd], {"12/t:1/0": -0.75}, {"12/t:1/0": 1.5})
         run.record(12, {})
     return tmp_path / "run"
 
@@ -559,6 +572,9 @@ def test_a_rollout_is_read_back_with_every_field_of_every_verdict(written: Path)
         "seconds": 0.125,
         "verifier": "math",
         "version": "3",
+        "input_hash": "0123456789abcdef",
+        "stderr": "shown \\udfff",
+        "value": -12.5,
     }
     assert {"part", *Verdict.__slots__} == set(shown)
     assert row["verdicts"] == [shown, shown | {"part": "format", "score": 1.0, "outcome": "correct", "answer": None,
@@ -567,12 +583,15 @@ def test_a_rollout_is_read_back_with_every_field_of_every_verdict(written: Path)
     assert row == {
         "step": 12,
         "id": "12/t:1/0",
+        "group": 0,
+        "role": "trained",
         "task": "t:1",
         "source": "arith",
         "prompt": '[{"role": "user", "content": "2+2?"}]',
         "gold": '[4, "x"]',
         "response": "4",
         "reward": 0.25,
+        "shaped": 1.5,
         "advantage": -0.75,
         "greedy": False,
         "finish": "stop",
@@ -582,7 +601,28 @@ def test_a_rollout_is_read_back_with_every_field_of_every_verdict(written: Path)
         "trained": [True, False, True],
         "versions": [{"start": 0, "version": 17}, {"start": 2, "version": 18}],
         "support": [[55, 9], [], [1]],
+        "task_json": json.dumps(
+            {
+                "id": "t:1",
+                "prompt": [{"role": "user", "content": "2+2?"}],
+                "gold": [4, "x"],
+                "verifier": TASK.verifier,
+                "source": "arith",
+                "info": dict(TASK.info),
+            }
+        ),
     }
+
+
+def test_groups_are_read_back_as_they_were_with_what_became_of_them(written: Path) -> None:
+    (role, group), (odd_role, odd) = groups_of(read_rollouts(written, 12))
+    assert (role, odd_role) == ("trained", "set_aside")
+    assert group.task == TASK
+    assert [rollout.id for rollout in group.rollouts] == ["12/t:1/0", "12/t:1/1"]
+    assert group.rollouts[0].completion == completion()
+    assert group.rollouts[0].verdicts["answer"].checks == verdict().checks
+    assert group.rollouts[1].verdicts["answer"].score is None
+    assert (odd.task.id, odd.task.gold) == ("odd \ud800", "\ud83d")  # the task survives, whatever is in it
 
 
 def test_a_greedy_completion_is_a_row_behind_its_siblings_that_says_so(tmp_path: Path) -> None:
@@ -607,6 +647,14 @@ def test_a_greedy_completion_is_a_row_behind_its_siblings_that_says_so(tmp_path:
     path = tmp_path / "run" / "rollouts" / "000001.parquet"
     mean = duckdb.connect().execute(f"select avg(reward) from '{path}' where not greedy").fetchone()
     assert mean == (pytest.approx(1.375 / 3),)
+
+
+def test_rollouts_that_are_damaged_are_one_line(written: Path) -> None:
+    path = written / "rollouts" / "000012.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"000012.parquet is damaged: ") as told:
+        read_rollouts(written, 12)
+    assert "\n" not in str(told.value)
 
 
 def test_rollouts_of_a_version_that_knew_no_greedy_ones_are_read(written: Path) -> None:

@@ -27,6 +27,8 @@ from rlvr.sandbox.processes import descendants
 from rlvr.sandbox.results import Run
 from rlvr.sandbox.surroundings import Surroundings, adopting_orphans, below, own_temporary_folder
 
+pytestmark = pytest.mark.alone
+
 FOLDER = Path(__file__).parent / "sandbox_attacks"
 HONEST = "a, b = map(int, input().split())\nprint(a + b)\n"
 HEADER = "# attack: one\n# must: two\n# verdict: {verdict}\n# mode: {mode}\n# opts: {opts}\n"

@@ -21,6 +21,8 @@ from rlvr.sandbox.limits import Limits
 from rlvr.sandbox.pool import Sandbox
 from rlvr.sandbox.results import Run, SandboxError
 
+pytestmark = pytest.mark.alone
+
 SHORT = Limits(wall_seconds=0.5)
 ADD = "def add(a, b):\n    return a + b\n"
 SUM = "print(sum(map(int, input().split())))"

@@ -118,6 +118,8 @@ assert open("/dev/full", "rb").read(3) == bytes(3) and len(open("/dev/urandom", 
 refused(open, "/dev/kmsg"); refused(open, "/dev/ptmx")
 """
     python(code, folder)
+    assert sorted(path.name for path in (folder / "work").iterdir()) == ["again", "file", "link", "true"]
+    assert ((folder / "work/file").read_text(), (folder / "work/again").read_text()) == ("w", "")
 
 
 def test_a_single_file_may_be_named(folder):
@@ -129,6 +131,8 @@ refused(open, "shown/other"); refused(open, "shown/file", "a"); refused(open, "w
 refused(open, "/dev/null")
 """
     python(code, folder)
+    assert ((folder / "shown/file").read_text(), (folder / "work/file").read_text()) == ("shown", "")
+    assert [path.name for path in (folder / "work").iterdir()] == ["file"]
 
 
 def test_no_connection_to_an_abstract_socket_outside(folder):

@@ -20,6 +20,8 @@ from rlvr.sandbox import scratch
 from rlvr.sandbox.limits import Limits
 from rlvr.sandbox.processes import descendants
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[1]
 
 

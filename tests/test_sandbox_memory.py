@@ -24,7 +24,10 @@ from rlvr.sandbox.memory_guard import SLACK_MIB, Guard, family, own_bytes
 from rlvr.sandbox.pool import Sandbox
 from rlvr.sandbox.results import Run, SandboxError
 
-pytestmark = pytest.mark.skipif(shutil.which("gcc", path="/usr/bin:/bin") is None, reason="needs gcc")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(shutil.which("gcc", path="/usr/bin:/bin") is None, reason="needs gcc"),
+]
 
 BOMB = """
 #include <stdio.h>

@@ -18,6 +18,8 @@ from rlvr.sandbox.limits import Limits
 from rlvr.sandbox.results import Run, SandboxError
 from rlvr.sandbox.values import Reply
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def case() -> Iterator[Case]:

@@ -18,8 +18,9 @@ from pydantic import BaseModel
 
 from rlvr.errors import SettingsError
 from rlvr.loss_settings import Loss
-from rlvr.recipe import STAGES, EvalRecipe, RlRecipe, SftRecipe
+from rlvr.recipe import EvalRecipe, RlRecipe, SftRecipe
 from rlvr.settings import _DEFAULT_TAGS, describe, from_overrides, load_recipe, to_yaml
+from rlvr.stages import STAGES
 
 BASE = "stage: rl\nsteps: 2\nmodel: {path: m}\ndata: {path: d.jsonl}\n"
 SELF_EVIDENT = {"stage", "betas", "weight_decay", "temperature"}
@@ -102,7 +103,13 @@ def test_another_kind_drops_the_settings_of_the_old_one(load: Load) -> None:
     text = "optim: {kind: muon, momentum: 0.5, adamw_lr: 1.0}\nrewards: {answer: {verifier: math, weight: 2.0}}\n"
     recipe = load(text, "optim.kind=adamw", "rewards.answer.kind=random")
     assert recipe.optim == RlRecipe.model_fields["optim"].default
-    assert recipe.rewards["answer"].model_dump() == {"kind": "random", "p": 0.5, "weight": 1.0, "optional": False}
+    assert recipe.rewards["answer"].model_dump() == {
+        "kind": "random",
+        "p": 0.5,
+        "weight": 1.0,
+        "optional": False,
+        "gate": None,
+    }
 
 
 def test_another_kind_than_the_default_drops_settings_where_no_kind_was_written(load: Load) -> None:
@@ -131,7 +138,9 @@ def test_a_generators_own_argument_named_kind_is_merged_like_any_other(load: Loa
 
 def test_every_section_with_kinds_has_its_default_kind_known() -> None:
     found = {path for model in STAGES.values() for path in _unions(model, ())}
-    assert found == {path for path in _DEFAULT_TAGS if path not in (("data",), ("eval", "tasks"))}
+    assert found == {
+        path for path in _DEFAULT_TAGS if path not in (("data",), ("eval", "tasks"), ("canaries", "tasks"))
+    }
 
 
 def _unions(model: type[BaseModel], at: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -240,8 +249,11 @@ def test_defaults_that_the_machine_and_the_user_feel(load: Load) -> None:
         (["algorithm=grpo", "kl.kind=k2"], "loss", "k2"),
         (["algorithm=grpo", "kl.where=reward"], "reward", None),
         (["algorithm=grpo", "kl.where=reward", "kl.kind=k3"], "reward", "k3"),
-        (["algorithm=dr_grpo", "kl.coef=0.1"], "loss", None),
-        (["algorithm=dr_grpo", "kl.where=reward"], "reward", None),
+        (["algorithm=dr_grpo", "kl.coef=0.1"], "reward", None),
+        (["algorithm=dr_grpo", "kl.where=loss"], "loss", None),
+        (["algorithm=dr_grpo", "kl.kind=k2"], "loss", "k2"),
+        (["algorithm=dr_grpo", "kl.weighted=true"], "loss", None),
+        (["algorithm=dr_grpo", "kl.where=reward", "kl.kind=k3"], "reward", "k3"),
     ],
 )
 def test_the_presets_estimator_of_kl_is_for_the_loss_alone(
@@ -297,6 +309,7 @@ def test_all_problems_are_told_at_once_with_file_path_and_nearest_name(load: Loa
         ("epsilon_high", "loss.clip.high"),
         ("num_generations", "sample.group_size"),
         ("max_completion_length", "sample.max_tokens"),
+        ("critic.missing_eos_penalty", "overlong.missing_eos"),
         ("learning_rate", "optim.lr"),
         ("loss_type", "loss.aggregate"),
         ("scale_rewards", "advantage.kind"),
@@ -338,7 +351,7 @@ def test_a_setting_that_is_needed_is_named(load: Load) -> None:
         ("stage=[rl]", "stage: no ['rl']; known: rl, sft, pretrain"),
         ("stage=null", "stage: no None; known: rl, sft, pretrain"),
         ("optim.kind=sgd", "optim.kind: must be one of 'adamw', 'muon', got sgd"),
-        ("rewards.x.kind=verifed", "rewards.x.kind: must be one of 'verified', 'random', got verifed"),
+        ("rewards.x.kind=verifed", "rewards.x.kind: must be one of 'verified', 'random', 'model', "),
         (
             "loss.aggregate=tokn",
             "loss.aggregate: input should be 'token', 'sequence', 'sequence_sum', 'constant' or 'prompt', "
@@ -504,7 +517,8 @@ def test_describe_lists_every_setting_once_with_its_meaning(stage: str) -> None:
     assert len(names) == len(set(names))
     assert {"stage", "schema", "seed", "run.dir"} <= set(names)
     assert ("model.dtype" in names) == (stage != "pretrain")  # a new model is float32
-    assert ("eval.every" in names) == ("eval.max_tokens" in names) == (stage in ("rl", "eval"))
+    assert ("eval.max_tokens" in names) == (stage in ("rl", "eval"))
+    assert ("eval.every" in names) == (stage not in ("sft", "pretrain"))
     assert "eval.tasks.path" in names
     assert {name for name, _, text in rows if not text and name.split(".")[-1] not in SELF_EVIDENT} == set()
 
@@ -517,6 +531,9 @@ def test_describe_tells_kinds_apart() -> None:
     assert rows["optim.lr"][0] == "adamw: 1e-06; muon: 0.01"
     assert rows["optim.warmup_steps"][0] == "0"
     assert rows["steps"][0] == "needed"
+    assert (rows["eval.tasks.verifier"][0], rows["eval.tasks.limit"][0]) == ("data.verifier", "None")
+    assert rows["canaries.tasks.columns.NAME"][0] == "data.columns"
+    assert {n: d for n, d, _ in describe("eval")}["eval.tasks.verifier"] == "math"  # there is no data
     with pytest.raises(SettingsError, match="did you mean 'pretrain'"):
         describe("pretrian")
 
@@ -534,6 +551,8 @@ def _needed_by(name: str) -> list[str]:
         "optim.momentum": ["optim.kind=muon"],
         "optim.adamw_lr": ["optim.kind=muon"],
         "kl.adaptive": ["kl.coef=0.1", "kl.adaptive.target=0.1"],
+        "critic.": ["algorithm=ppo"],
+        "ptx.": ["ptx.data=d"],
     }
     return next((needed for section, needed in sections.items() if name.startswith(section)), [])
 
@@ -565,3 +584,12 @@ def test_loading_takes_less_than_a_second_and_no_torch() -> None:
 def test_numbers_and_names_that_can_only_be_mistakes_are_refused(load: Load, override: str, told: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(told)):
         load("", override)
+
+
+@pytest.mark.parametrize("name", ["dpo", "cdpo", "rpo"])
+def test_a_loss_that_is_called_as_its_paper_does_is_told_its_name_here(name: str) -> None:
+    given = ["steps=1", "model.path=m", "data.path=d", f"loss.kind={name}"]
+    with pytest.raises(SettingsError, match=rf"got '{name}'; DPO is sigmoid \(with label_smoothing cDPO"):
+        from_overrides("dpo", given)
+    with pytest.raises(SettingsError, match=rf"got '{name}'$"):
+        from_overrides("reward_model", given)

@@ -14,6 +14,7 @@ from test_rl import Quiet, assert_same_bits, exact, gradient_descent, weights
 from torch import Tensor
 
 from rlvr import chat, policy, runs, trained
+from rlvr.batching import Rows
 from rlvr.loops import sft
 from rlvr.loops.stopping import StopRequest
 from rlvr.recipe import AdamW, Model, PretrainRecipe, SftRecipe
@@ -70,7 +71,7 @@ def test_rows_are_padded_to_the_right_and_masked_after_the_prompt() -> None:
     def row(ids: list[int], num_prompt: int) -> chat.Example:
         return chat.Example(np.array(ids, dtype=np.int32), num_prompt)
 
-    ids_BT, mask_BT, length_B = sft.pad([row([5, 6, 7, 1], 2), row([8, 1], 1), row([9, 9, 1], 0)])
+    ids_BT, mask_BT, length_B = Rows.of([row([5, 6, 7, 1], 2), row([8, 1], 1), row([9, 9, 1], 0)])
     assert ids_BT.tolist() == [[5, 6, 7, 1], [8, 1, 0, 0], [9, 9, 1, 0]]
     assert length_B.tolist() == [4, 2, 3]
     assert mask_BT.int().tolist() == [[0, 0, 1, 1], [0, 1, 0, 0], [0, 1, 1, 0]]
@@ -89,7 +90,7 @@ def test_loss_and_gradient_are_those_of_naive_cross_entropy(
     loss.backward()
     before = dict(copy.deepcopy(model).named_parameters())
     norm = float(torch.stack([p.grad.norm() for p in theirs.parameters()]).norm())
-    metrics = sft.update(Trained(ours, AdamW(lr=0.1, max_grad_norm=1e6), 1, packs=packs), sft.pad(rows))
+    metrics = sft.update(Trained(ours, AdamW(lr=0.1, max_grad_norm=1e6), 1, packs=packs), Rows.of(rows))
     assert metrics["loss"] == pytest.approx(float(loss.detach()), rel=1e-6)
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
     for (name, p), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
@@ -99,7 +100,7 @@ def test_loss_and_gradient_are_those_of_naive_cross_entropy(
 
 def test_what_the_mask_leaves_out_is_not_a_target(loaded: Any) -> None:
     model, tokenizer = loaded
-    ids_BT, mask_BT, _ = sft.pad(examples(tokenizer))
+    ids_BT, mask_BT, _ = Rows.of(examples(tokenizer))
     last = ids_BT.clone()
     length_B = (mask_BT.cumsum(dim=1) * mask_BT).argmax(dim=1) + 1
     hidden = copy.deepcopy(model)
@@ -112,7 +113,7 @@ def test_what_the_mask_leaves_out_is_not_a_target(loaded: Any) -> None:
         assert torch.equal(kept, changed)
         assert policy.cross_entropy(hidden, ids_BT, mask_BT).loss != policy.cross_entropy(hidden, last, mask_BT).loss
     # the logits that predict prompt tokens have no gradient: the first ids matter only as context
-    whole = sft.pad(examples(tokenizer, completion_only=False))[1]
+    whole = Rows.of(examples(tokenizer, completion_only=False))[1]
     assert int(whole.sum()) - int(mask_BT.sum()) == sum(e.num_prompt - 1 for e in examples(tokenizer))
     with torch.no_grad():
         both = policy.cross_entropy(hidden, ids_BT, whole).loss
@@ -124,7 +125,7 @@ def test_what_the_mask_leaves_out_is_not_a_target(loaded: Any) -> None:
 def test_the_split_into_micro_batches_changes_no_result(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained, "_optimizers", gradient_descent)
     model, tokenizer = loaded
-    batch = sft.pad(examples(tokenizer))
+    batch = Rows.of(examples(tokenizer))
 
     def after(micro_tokens: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         ours = Trained(copy.deepcopy(model), AdamW(lr=0.3, micro_tokens=micro_tokens), 1)
@@ -147,7 +148,7 @@ def test_head_and_loss_in_one_operation_teach_what_they_do_apart(
 ) -> None:
     monkeypatch.setattr(trained, "_optimizers", gradient_descent)
     model, tokenizer = loaded
-    batch = sft.pad(examples(tokenizer))
+    batch = Rows.of(examples(tokenizer))
 
     def after(fused: str) -> tuple[dict[str, float], dict[str, Tensor]]:
         ours = Trained(copy.deepcopy(model).double(), AdamW(lr=0.3, micro_tokens=40), 1, packs=packs)

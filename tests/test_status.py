@@ -101,6 +101,21 @@ def test_a_run_that_is_under_way_tells_no_warnings_yet(tmp_path: Path) -> None:
     assert status(make(tmp_path / "run", [{"step": 1}, {"step": 2}]))["warnings"] == 0
 
 
+def test_a_reward_model_shows_what_it_is_worth_on_held_out_rows(tmp_path: Path) -> None:
+    measured = {"accuracy": 0.75, "ceiling_share": 0.9, "ece": 0.02, "calibration_slope": None}
+    logged = [{"step": 1, "loss": 0.6, "accuracy": 0.7, "margin": 0.3}]
+    logged.append({"step": 1, **{f"eval/{name}": value for name, value in measured.items()}})
+    report = status(make(tmp_path / "rm", logged))
+    assert report["metrics"] == {"loss": 0.6, "accuracy": 0.7, "margin": 0.3}
+    assert report["after"] == {"accuracy": 0.75, "ceiling_share": 0.9, "ece": 0.02, "step": 1}
+    assert render(report).splitlines()[-1] == "after  accuracy 0.750  ceiling_share 0.900  ece 0.020  at step 1"
+    after = {**measured, "best_of": {"accuracy": 0.5}, "probes": {"polite": {"as_expected": 1.0}}}
+    told = render(status(make(tmp_path / "rm", logged, {"steps": 1, "after": after}))).splitlines()[-1]
+    assert told == (
+        "after  accuracy 0.750  ceiling_share 0.900  ece 0.020  best_of/accuracy 0.500  polite 1.00 as expected"
+    )
+
+
 def test_rows_of_the_same_step_are_one() -> None:
     logged = [{"step": 2, "reward": 0.5}, {"step": 1, "reward": 0.1}, {"step": 2, "eval/pass@1": 0.3}]
     assert merged(logged) == [{"step": 1, "reward": 0.1}, {"step": 2, "reward": 0.5, "eval/pass@1": 0.3}]

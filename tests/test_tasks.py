@@ -454,6 +454,19 @@ def test_batches_differ_between_epochs_and_seeds() -> None:
     assert len({tuple(sorted(epoch)) for epoch in epochs}) == 4  # other batches, not the same in another order
 
 
+def test_a_small_epoch_is_not_sorted_as_a_whole_where_it_is_to_have_several_windows() -> None:
+    lengths = list(range(194))
+    whole, quarters = BatchPlan(lengths, 16, 16, 0), BatchPlan(lengths, 16, 16, 0, num_windows=4)
+    batches = [quarters.rows(step) for step in range(quarters.steps_per_epoch)]
+    assert sorted(row for batch in batches for row in batch) == lengths
+    assert max(batch[-1] - batch[0] for batch in map(whole.rows, range(13))) == 15
+    assert min(batch[-1] - batch[0] for batch in batches if len(batch) == 16) > 30  # not all of one kind
+    large = [7 * k % 101 for k in range(200)]
+    assert [BatchPlan(large, 2, 4, 0, num_windows=4).rows(k) for k in range(100)] == [
+        BatchPlan(large, 2, 4, 0).rows(k) for k in range(100)
+    ]
+
+
 def test_no_rows_at_all_is_an_error() -> None:
     with pytest.raises(DataError, match="no tasks"):
         TaskStream([], 0)

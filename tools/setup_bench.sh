@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv-bench: what the loss is measured against (requirements-bench.lock) and this checkout, editable. Called by
-# `make setup-bench`, after `make setup`: it takes .venv's interpreter and its version of torch.
+# Makes .venv-bench: what loss and verifiers are measured against (requirements-bench.lock) and this checkout, editable.
+# Called by `make setup-bench`, after `make setup`: it takes .venv's interpreter and its version of torch.
 #   TORCH_INDEX=...  where CPU builds of torch are, asked only where pip's own indices have none
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,14 +23,14 @@ if ! pip install --no-deps "${index[@]}" "torch==$torch"; then
     exit 1
 fi
 
-# --no-deps: the lock is complete, and leaves out what liger-kernel asks for in vain (requirements-bench.overrides).
+# --no-deps: the lock is complete, and leaves out what the peers ask for in vain (requirements-bench.overrides).
 pip install -qq --no-deps -r requirements-bench.lock
 pip install -qq --no-deps --no-build-isolation -e .
 "$venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 
-import liger_kernel.chunked_loss, rlvr, trl
+import liger_kernel.chunked_loss, rlvr, trl, verl
 
-peers = ", ".join(f"{name} {version(name)}" for name in ("torch", "trl", "liger-kernel"))
+peers = ", ".join(f"{name} {version(name)}" for name in ("torch", "trl", "liger-kernel", "verl", "verifiers"))
 print(f"rlvr {rlvr.__version__} is ready in .venv-bench, beside {peers}")
 PYTHON

@@ -1,16 +1,18 @@
 """What the verifiers of code have in common: extract the program, run its tests in the sandbox, put a score to it.
 
-A process that judges keeps one event loop and one sandbox for its life. Limits of the CPU on the verifier itself hold
-for reading and comparing alone; what the program does is limited by the sandbox.
+A process that judges keeps one sandbox for its life, on a thread of its own. Limits of the CPU on the verifier itself
+hold for reading and comparing alone; what the program does is limited by the sandbox.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
+import atexit
 import functools
 import inspect
 import os
+import threading
 import typing
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +38,7 @@ from rlvr.sandbox.pool import Sandbox
 from rlvr.sandbox.results import SandboxError
 from rlvr.sandbox.zygote import PATIENCE
 from rlvr.types import Task, Verdict
-from rlvr.verifiers.code_tests import Kind, Tests, read_tests
+from rlvr.verifiers.code_tests import Kind, Tests, impossible, read_tests
 from rlvr.verifiers.code_text import MOST_BYTES, Extract, Program, Refused, defined_names, extract_code, parsed
 
 Score = Literal["all", "pass_rate", "threshold"]
@@ -94,7 +96,7 @@ def code_verifier(name: str, *, version: str, kinds: Collection[Kind]) -> Callab
     of_options = inspect.signature(Options).parameters.values()
     judge_code.__signature__ = inspect.Signature([*injected, *of_options])  # type: ignore[attr-defined]
     judge_code.__annotations__ = typing.get_type_hints(Options, include_extras=True)
-    return verifier(name, version=version, deadline=_DEADLINE, wall_seconds=_WALL_SECONDS)(judge_code)
+    return verifier(name, version=version, timeout=_DEADLINE, wall_seconds=_WALL_SECONDS)(judge_code)
 
 
 def _judge(response: str, gold: Any, task: Task, kinds: Collection[Kind], options: Options) -> Verdict:
@@ -148,6 +150,14 @@ def gold_problem(verifier: str, task: Task) -> str:
     except TestsError as error:
         return str(error)
     return ""
+
+
+def canary_gold(task: Task, nonce: int) -> dict[str, Any] | None:
+    """Tests like the task's own that no honest program passes; None where the task has none that can be read."""
+    try:
+        return impossible(read_tests(task.gold, task.info), str(nonce))
+    except TestsError:
+        return None
 
 
 def start_up() -> None:
@@ -276,28 +286,68 @@ def _sentence(reason: str) -> str:
 # --- the process's sandbox
 
 
-@dataclass(frozen=True, slots=True)
 class _Home:
-    pid: int
-    loop: asyncio.AbstractEventLoop
-    sandbox: Sandbox
+    """A sandbox, and a thread with the event loop that it needs: whoever judges may be in a loop or thread of its own.
+
+    consumes:     coroutines of any thread that judges, each of which waits for its result
+    produces:     their results
+    waits for:    the sandbox's sockets, the next coroutine
+    ends when:    close() is called, or the process ends: the kernel ends the jails with the thread that started them
+    """
+
+    def __init__(self, allow_unisolated: bool) -> None:
+        """SandboxError where no sandbox can be started."""
+        self.loop = asyncio.new_event_loop()
+        self.sandbox = Sandbox(1, allow_unisolated=allow_unisolated)
+        self._thread = threading.Thread(target=self.loop.run_forever, name="code sandbox", daemon=True)
+        self._thread.start()
+        try:
+            self.run(self.sandbox.start())
+        except BaseException:
+            self._stop()
+            raise
 
     def run(self, work: Coroutine[Any, Any, _Found]) -> _Found:
-        return self.loop.run_until_complete(work)
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except BaseException:  # of the work, or an interrupt of this thread, and then nobody waits for it any more
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the sandbox and the thread."""
+        self.run(self.sandbox.close())
+        self._stop()
+
+    def _stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
 
 
-_homes: dict[bool, _Home] = {}
+_homes: dict[tuple[int, bool], _Home] = {}
+"""By process and allow_unisolated. A fork has no thread of its parent's home, and keeps it alone so that nothing is
+closed that both hold."""
+_starting: dict[int, threading.Lock] = {}
+"""By process: one that was forked while a thread held its parent's would wait for ever."""
 
 
 def _home(allow_unisolated: bool) -> _Home:
     """This process's own: one that was forked from it starts another."""
-    home = _homes.get(allow_unisolated)
-    if home is None or home.pid != os.getpid():
-        loop = asyncio.new_event_loop()
-        try:
-            sandbox = loop.run_until_complete(Sandbox(1, allow_unisolated=allow_unisolated).start())
-        except BaseException:
-            loop.close()
-            raise
-        home = _homes[allow_unisolated] = _Home(os.getpid(), loop, sandbox)
+    pid = os.getpid()
+    home = _homes.get((pid, allow_unisolated))
+    if home is None:
+        with _starting.setdefault(pid, threading.Lock()):
+            home = _homes.get((pid, allow_unisolated))
+            if home is None:
+                home = _homes[pid, allow_unisolated] = _Home(allow_unisolated)
     return home
+
+
+@atexit.register
+def close_homes() -> None:
+    """End this process's sandboxes."""
+    for owner, allow_unisolated in list(_homes):
+        if owner == os.getpid():
+            _homes.pop((owner, allow_unisolated)).close()

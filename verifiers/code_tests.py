@@ -19,6 +19,8 @@ wrong too, for a mistyped "checker" would make right answers wrong ones.
 
 from __future__ import annotations
 
+import ast
+import builtins
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -69,6 +71,31 @@ def read_tests(gold: Any, info: Mapping[str, Any]) -> Tests:
     if not gold:
         raise TestsError("there are no tests")
     return _from_list(gold, {}, info)
+
+
+def impossible(tests: Tests, result: str) -> dict[str, Any] | None:
+    """A test that asks for what these ask for, but for `result`; None where no function is named."""
+    if tests.kind == "stdin":
+        return {"inputs": [tests.programs[0].stdin], "outputs": [result + "\n"]}
+    if tests.kind == "calls":
+        call = tests.calls[0]
+        name, args, kwargs = call.function, list(call.args), dict(call.kwargs)
+    else:
+        name, args, kwargs = tests.entry_point or _called_in(tests.asserts[0]), [], {}
+    if not name:
+        return None
+    return {"function": name, "cases": [{"args": args, "kwargs": kwargs, "expected": result}]}
+
+
+def _called_in(test: str) -> str:
+    """The function of which an assert speaks; "" where it calls none by its name."""
+    try:
+        asserts = [node for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Assert)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    calls = [node for found in asserts for node in ast.walk(found.test) if isinstance(node, ast.Call)]
+    names = [call.func.id for call in calls if isinstance(call.func, ast.Name)]
+    return next((name for name in names if not hasattr(builtins, name)), "")
 
 
 def _from_mapping(gold: Mapping[str, Any], info: Mapping[str, Any]) -> Tests:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlvr.types import Message, Outcome
+from rlvr.verifiers.answer_text import after_thinking
 
 Extract = Literal["fence", "whole", "continue"]
 
@@ -61,8 +62,8 @@ def extract_code(
     prompt: str | Sequence[Message] = "",
 ) -> Program | Refused:
     """The program of a response. `names` are those the tests ask for, `prompt` is the task's (extract: continue)."""
-    text = response.rpartition("</think>")[2]
-    if "<think>" in text:
+    text = after_thinking(response)
+    if text is None:
         return Refused("no_answer", "the response is still thinking when it ends")
     if extract == "fence":
         return _from_fences(text, names)

@@ -1,219 +1,133 @@
-"""A maths answer as text: one spelling, its words and parts, the number it writes, what is too much for algebra."""
+"""A maths answer in parts: its items, its names, the number that it writes."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-LONGEST = 2000
-"""Characters of an answer that is read at all."""
-DEEPEST = 24
-"""Brackets within brackets."""
+from rlvr.verifiers.math_spelling import LONGEST, bare_words
+from rlvr.verifiers.math_units import compound, scaled, split_unit
+
+# --- parts
 
 
-# --- spelling
-
-
-_INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u200e\u200f\u2060\u00ad\ufeff\u202a\u202b\u202c\u202d\u202e"))
-_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_SYMBOLS = str.maketrans(
-    {
-        "\u2212": "-",
-        "\u2013": "-",
-        "\u00d7": "\\times ",
-        "\u22c5": "\\cdot ",
-        "\u00b7": "\\cdot ",
-        "\u00f7": "/",
-        "\u2044": "/",
-        "\u03c0": "\\pi ",
-        "\u221e": "\\infty ",
-        "\u2264": "\\le ",
-        "\u2265": "\\ge ",
-        "\u2260": "\\ne ",
-        "\u222a": "\\cup ",
-        "\u2229": "\\cap ",
-        "\u2208": "\\in ",
-        "\u00b1": "\\pm ",
-        "\u2205": "\\emptyset ",
-        "\u00b0": "^\\circ ",
-        "\u20ac": "",
-        "\u00a3": "",
-    }
+_AND = re.compile(
+    r" ?,? ?(?:\\text ?\{ ?,? ?(?:and|or) ?\}|\\l(?:or|and)(?![a-z])|\b(?:and|or)\b) ?,? ?"
+    r"|(?<=[\d)\]}]) ?\\text ?\{ ?(?:for|in|from) [^{}]{0,40}\b(?:and|or) ?\} ?(?=[-\d(\[\\])"
 )
-
-
-def _plain_characters(text: str) -> str:
-    if text.isascii():
-        return text
-    text = text.translate(_INVISIBLE)
-    text = re.sub("(?<=[\\w)}\\]])[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+", lambda m: "^{" + m.group().translate(_SUPERSCRIPT) + "}", text)
-    text = re.sub(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])", " ", text)  # 1½ is mixed, not 11/2
-    text = unicodedata.normalize("NFKC", text)
-    text = re.sub("\u221a\\s?(\\d+|[a-zA-Z])", r"\\sqrt{\1}", text)
-    text = re.sub("\u221a\\s?\\(([^()]*)\\)", r"\\sqrt{\1}", text).replace("\u221a{", "\\sqrt{")
-    return text.translate(_SYMBOLS)
-
-
-_DROP = re.compile(r"\\(?:left|right|displaystyle|limits|bigl?|bigr|Bigl?|Bigr)(?![a-zA-Z])|\\!|\\\$|\$")
-_BLANK = re.compile(r"\\[,;: ]|\\q?quad(?![a-zA-Z])|~|\s+")
-_SYNONYMS = {
-    "dfrac": "frac",
-    "tfrac": "frac",
-    "cfrac": "frac",
-    "leq": "le",
-    "geq": "ge",
-    "leqslant": "le",
-    "geqslant": "ge",
-    "neq": "ne",
-    "varnothing": "emptyset",
-}
-_SYNONYM = re.compile(r"\\(" + "|".join(_SYNONYMS) + r")(?![a-zA-Z])")
-
-
-@lru_cache(4096)
-def normalised(text: str) -> str:
-    """One spelling for what looks the same on paper. Text beyond the longest answer comes back stripped only."""
-    if len(text) > 2 * LONGEST:
-        return text.strip()
-    text = _plain_characters(text)
-    text = _DROP.sub("", re.sub(r",\\!\s{0,2}", ",", text.replace("{,}", ",")))
-    text = _BLANK.sub(" ", text).replace("\\lt ", "<").replace("\\gt ", ">").replace("\\%", "%")
-    text = _SYNONYM.sub(lambda m: "\\" + _SYNONYMS[m.group(1)], text)
-    text = re.sub(r"\^ ?\{? ?\\circ ?\}?", r"\\text{ degrees}", text)
-    text = re.sub(r"\\frac ?(\d) ?(\d)(?!\d)", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"\\frac ?(\d) ?\{", r"\\frac{\1}{", text)
-    text = re.sub(r"\\sqrt ?(\d)", r"\\sqrt{\1}", text)
-    text = re.sub(r"\b(sqrt|sin|cos|tan|ln|log)\(([^()]*)\)", _as_command, text)
-    text = re.sub(r"\\mathrm ?\{ ?e ?\}", "e", text)
-    text = text.strip().removesuffix(".").strip()
-    while len(text) > 1 and text[0] == "{" and text[-1] == "}" and "}" not in text[1:-1] and "{" not in text[1:-1]:
-        if "," in text:
-            return "\\{" + text[1:-1].strip() + "\\}"  # {1, 2} is a set, whose braces were not escaped
-        text = text[1:-1].strip()
-    return text.replace("!=", "\\ne ").replace(">=", "\\ge ").replace("<=", "\\le ")
-
-
-def _as_command(match: re.Match[str]) -> str:
-    before = match.string[match.start() - 1] if match.start() else ""
-    if before == "\\":
-        return match.group()
-    return f"\\sqrt{{{match.group(2)}}}" if match.group(1) == "sqrt" else f"\\{match.group(1)}({match.group(2)})"
-
-
-def squeeze(text: str) -> str:
-    """Without the blanks that mean nothing: "1 2" stays apart, "x + 1" does not."""
-    return re.sub(r"(?<![\dA-Za-z]) | (?![\dA-Za-z])", "", text)
-
-
-def balanced(text: str) -> bool:
-    r"""Whether every { has its }; \{ and \} do not count."""
-    depth = 0
-    for bracket in re.findall(r"\\.|[{}]", text):
-        depth += {"{": 1, "}": -1}.get(bracket, 0)
-        if depth < 0:
-            return False
-    return depth == 0
-
-
-TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|textnormal|operatorname) ?\{([^{}]*)\}")
-
-
-def bare_words(text: str) -> str:
-    r"""Without \text and its like."""
-    return re.sub(r"\s+", " ", TEXT.sub(r"\1", text)).strip().removesuffix(".").strip()
-
-
-HEDGE = re.compile(
-    r"\b(?:or|maybe|perhaps|possibly|either|any)\b|;|\\pm|\\mp|\d\s*\|\s*\d|\\lor(?![a-z])|\\vee(?![a-z])"
-)
-RELATION = re.compile(r"[<>]|\\(?:le|ge|ne|in|to|approx|rightarrow)(?![a-z])")
-UNEVALUATED = re.compile(
-    r"\\(?:sum|i{0,2}int|oint|prod|lim|min|max|gcd|lcm)(?![a-z])"
-    r"|\\frac ?\{ ?(?:d|\\partial)(?: ?\^[^}]{1,8}\}?)? ?\}? ?\{ ?(?:d|\\partial) ?[a-z]"
-)
-BASE = re.compile(r"([0-9A-Za-z]{1,200}) ?_ ?\{? ?(\d{1,2}) ?\}?")
-_AND = re.compile(r"\s?,?\s?(?:\\(?:text|mathrm|mbox) ?\{ ?,? ?(?:and|or) ?\}|\b(?:and|or)\b)\s?,?\s?")
+_MARK = re.compile(r"\\.|[()\[\]{},;]")
+_DEEPER = frozenset(("(", "[", "{", "\\{"))
+_UP = frozenset((")", "]", "}", "\\}"))
 
 
 def commas_for_and(text: str) -> str:
     """`1 and 2`, `1 or 2` as `1, 2`."""
-    return _AND.sub(", ", text)
+    return _AND.sub(", ", text) if "or" in text or "and" in text else text
+
+
+def split_at(text: str, marks: str) -> list[str]:
+    """Split at these of `,;` outside brackets."""
+    if not any(mark in text for mark in marks):
+        return [text]
+    parts, depth, start = [], 0, 0
+    for match in _MARK.finditer(text):
+        mark = match.group()
+        if mark in _DEEPER:
+            depth += 1
+        elif mark in _UP:
+            depth -= 1
+        elif mark in marks and depth <= 0:
+            parts.append(text[start : match.start()].strip())
+            start = match.end()
+    parts.append(text[start:].strip())
+    return parts
+
+
+def is_enclosed(text: str) -> bool:
+    r"""Whether the first bracket, ( [ or \{, is closed by the last character alone."""
+    if text.startswith("\\{"):
+        if not text.endswith("\\}"):
+            return False
+    elif not (text and text[0] in "([" and text[-1] in ")]"):
+        return False
+    depth = 0
+    for match in _MARK.finditer(text):
+        mark = match.group()
+        if mark in _DEEPER:
+            depth += 1
+        elif mark in _UP:
+            depth -= 1
+            if depth == 0:
+                return match.end() == len(text)
+    return False
+
+
+_SIDE = r"(?:[A-Z]{1,4}|[A-Za-z] ?_ ?(?:\{[^{}]{1,20}\}|\w)|\| ?[A-Z]{1,3} ?\|)"
+_ASSIGNED = re.compile(
+    rf"(\\frac ?\{{ ?{_SIDE} ?\}} ?\{{ ?{_SIDE} ?\}}|{_SIDE} ?[:/] ?{_SIDE}"
+    r"|\\frac ?\{ ?(?:d|\\partial)[^{}]{0,12}\} ?\{ ?(?:d|\\partial) ?[a-z](?: ?\^ ?\{?\d\}?)?\}"
+    r"|(?:P|\\Pr|E|\\mathbb ?\{?[EP]\}?) ?[(\[][^()\[\]]{1,40}[)\]]"
+    r"|\\(?:sin|cos|tan|cot|sec|csc) ?\(?(?:\\angle ?)?(?:[A-Z]{1,3}|\\(?:alpha|beta|gamma|theta|phi))"
+    r"(?![A-Za-z])\)?"
+    r"|\\?[A-Za-z]+(?: ?_ ?(?:\{[^{}]{1,12}\}|\w))?'?(?: ?\([^()=<>]{1,20}\))?|\|[A-Z]{1,3}\|"
+    r"|\\(?:angle|overline|triangle) ?\{?[A-Z]{1,4}\}?|\([a-zA-Z](?:, ?[a-zA-Z]){1,4}\)|\\text ?\{[^{}]{1,30}\})"
+    r" ?= ?(?=[^=<>])"
+)
+_LIMITS = re.compile(r"_ ?\{[^{}]*\}")
+
+
+def is_equation(text: str) -> bool:
+    """Whether an equals sign stands in it, the limits of sums aside."""
+    return "=" in text and "=" in _LIMITS.sub("", text)
+
+
+_TURNED = re.compile(r"([^=<>:]{0,60}\d[^=<>:]{0,60}?) ?= ?([a-zA-Z])")
+_LETTERS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
+_NOT_A_NAME = frozenset(("score", "reward", "correct", "grade", "verdict", "accuracy", "result", "true", "pass"))
+
+
+def assigned(text: str) -> tuple[str, str]:
+    """("x", "5") of `x = 5`, ("", text) of what assigns nothing to one name. Words are no names, but for labels."""
+    if "=" not in text:
+        return "", text
+    match = _ASSIGNED.match(text)
+    if match is None:
+        turned = _TURNED.fullmatch(text)
+        return (turned.group(2), turned.group(1)) if turned and not _LETTERS.search(turned.group(1)) else ("", text)
+    name = match.group(1).replace(" ", "").replace("{", "").replace("}", "")
+    words = name.removeprefix("\\text").strip('"').casefold()
+    if words in _NOT_A_NAME or (len(name) > 3 and name.isalpha() and name.islower()):
+        return "", text
+    return name, text[match.end() :].strip()
+
+
+def spread(text: str) -> list[str]:
+    r"""`1 \pm x` as `1 + x` and `1 - x`; what has several \pm, or none, as it is."""
+    if text.count("\\pm") != 1:
+        return [text]
+    plus = text.replace("\\pm", "+").replace("\\mp", "-")
+    minus = text.replace("\\pm", "-").replace("\\mp", "+")
+    return [_UNARY_PLUS.sub(r"\1", plus), minus]
+
+
+_UNARY_PLUS = re.compile(r"(\A|[=,(\[{]) ?\+ ?")
+
+# --- several values
+
+
+HEDGE = re.compile(
+    r"\b(?:or|maybe|perhaps|possibly|probably|either|any|between|approximately|about|around|roughly)\b|;|\\pm|\\mp"
+    r"|\d ?\| ?\d|\\lor(?![a-z])"
+)
 
 
 def split_parts(text: str) -> list[str]:
-    """Split at commas outside brackets; a comma of thousands does not split."""
-    if read_quantity(text) is not None:
+    """Split at commas and semicolons outside brackets; a comma of thousands does not split."""
+    if "," not in text and ";" not in text:
         return [text]
-    parts, depth, start = [], 0, 0
-    for match in re.finditer(r"\\.|[()\[\]{},;]", text):
-        mark = match.group()
-        depth += (mark in ("(", "[", "{", "\\{")) - (mark in (")", "]", "}", "\\}"))
-        if mark in (",", ";") and depth <= 0:
-            parts.append(text[start : match.start()].strip())
-            start = match.end()
-    return [*parts, text[start:].strip()]
-
-
-def is_bracketed_list(text: str) -> bool:
-    """(1, 2), but not (12)."""
-    inner = bracketed(text)
-    return inner is not None and len(split_parts(inner[1])) > 1
-
-
-def bracketed(text: str) -> tuple[str, str] | None:
-    r"""("(]", what is in them) where one pair of brackets holds the whole; "set" for \{ \}."""
-    if text.startswith("\\{") and text.endswith("\\}") and text.count("\\{") == 1:
-        return "set", text[2:-2].strip()
-    if text and text[0] in "([" and text[-1] in ")]" and sum(text.count(c) for c in "()[]") == 2:
-        return text[0] + text[-1], text[1:-1].strip()
-    return None
-
-
-def split_items(text: str) -> tuple[str, list[str]] | None:
-    """(brackets, as `bracketed` names them, or "list" without any; the items), None for a single thing."""
-    text = commas_for_and(text)
-    inner = bracketed(text)
-    parts = split_parts(inner[1] if inner else text)
-    if len(parts) < 2 and not (inner and inner[0] == "set"):
-        return None
-    if inner is None:
-        parts = [value_side(part) for part in parts]
-    return (inner[0] if inner else "list"), parts
-
-
-_ASSIGNED = re.compile(r"(\\?[A-Za-z]+(?: ?_ ?\{?\w{1,8}\}?)?|[A-Za-z] ?\([a-z]\)) ?= ?(?=[^=<>])")
-
-
-def left_side(text: str) -> str:
-    """The x of `x = 5`; "" without one name and one equals sign."""
-    match = _ASSIGNED.match(text)
-    return match.group(1) if match and len(match.group(1).lstrip("\\")) < 12 and "=" not in text[match.end() :] else ""
-
-
-def value_side(text: str) -> str:
-    """`x = 5` is 5. Words are no names: `score = 1` stays as it is."""
-    match = _ASSIGNED.match(text)
-    name = match.group(1) if match else ""
-    if match is None or (len(name) > 1 and name.isalpha()):
-        return text
-    return text[match.end() :].strip()
-
-
-def spread(text: str) -> str:
-    r"""`1 \pm x` as `1 + x, 1 - x`."""
-    if text.count("\\pm") != 1 or text.startswith("\\pm"):
-        return text
-    inner = bracketed(text)
-    parts = []
-    for part in split_parts(commas_for_and(inner[1] if inner and inner[0] == "set" else text)):
-        if "\\pm" in part:
-            parts += [re.sub(r"= ?\+", "=", part.replace("\\pm", "+")), part.replace("\\pm", "-")]
-        else:
-            parts.append(part)
-    return ", ".join(parts)
+    return [text] if read_quantity(text) is not None else split_at(text, ",;")
 
 
 # --- numbers
@@ -229,81 +143,76 @@ class Quantity:
     last_place: Fraction = Fraction(0)
     """What 1 in the last of these digits is worth."""
     unit: str = ""
+    """As written; a noun too (7 apples). A percentage has none: its value is the hundredth part."""
+
+    def as_text(self) -> str:
+        """Without the unit, in LaTeX; "" for what has hundreds of digits."""
+        top, bottom = self.value.numerator, self.value.denominator
+        if max(top.bit_length(), bottom.bit_length()) > 1000:
+            return ""
+        return str(top) if bottom == 1 else f"\\frac{{{top}}}{{{bottom}}}"
 
 
 _N = r"(?:\d{1,3}(?:,\d{3}){1,40}|\d{1,3}(?: \d{3}){1,40}|\d{1,1500})?(?:\.\d{1,1000})?"
+_INTEGER = re.compile(r"-?\d{1,1500}")
 _DECIMAL = re.compile(rf"({_N})\.?")
 _FRACTION = re.compile(rf"\\frac ?\{{ ?([+-]?{_N}) ?\}} ?\{{ ?([+-]?{_N}) ?\}}")
-_SLASH = re.compile(rf"\(? ?([+-]?{_N}) ?/ ?({_N}) ?\)?")
+_SLASH = re.compile(rf"\(? ?([+-]?{_N}) ?\)? ?/ ?\(? ?(-?{_N}) ?\)?")
 _MIXED = re.compile(r"(\d{1,40}) ?(?:\\frac ?\{ ?(\d{1,40}) ?\} ?\{ ?(\d{1,40}) ?\}|(?<= )(\d{1,40}) ?/ ?(\d{1,40}))")
-_SCIENTIFIC = re.compile(rf"({_N}) ?(?:[eE]|(?:\\times|\\cdot|\*) ?10 ?\^) ?\{{? ?([+-]?\d{{1,3}}) ?\}}?")
-_POWER = re.compile(r"(\d{1,6}) ?\^ ?(?:(\d)|\{ ?([+-]?\d{1,4}) ?\})")
-_REPEATING = re.compile(r"(\d{0,40})\.(\d{0,40})\\(?:overline|bar) ?\{? ?(\d{1,40}) ?\}?")
-
-_UNITS = {
-    "cm": "cm centimeter centimeters centimetre centimetres",
-    "mm": "mm millimeter millimeters",
-    "km": "km kilometer kilometers kilometre kilometres",
-    "m": "m meter meters metre metres",
-    "in": "in inch inches",
-    "ft": "ft foot feet",
-    "mi": "mi mile miles",
-    "g": "g gram grams",
-    "kg": "kg kilogram kilograms",
-    "mg": "mg",
-    "s": "s sec second seconds",
-    "min": "min minute minutes",
-    "h": "h hr hour hours",
-    "day": "day days",
-    "mph": "mph",
-    "usd": "dollar dollars",
-    "cent": "cent cents",
-    "degree": "degree degrees",
-    "radian": "rad radian radians",
-}
-_UNIT_OF = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-UNIT_NAMES = frozenset(_UNITS)
-_SUFFIX = re.compile(
-    r" ?(?:\\(?:text|mathrm|mbox|textbf|textnormal) ?\{ ?([A-Za-z][A-Za-z /^23]{0,30}|%) ?\}"
-    r"|(?<=[\d} )])([A-Za-z]{2,20}(?: [A-Za-z]{2,20}){0,2}))"
-    r"(?: ?\^ ?\{?([23])\}?)?"
+_SCIENTIFIC = re.compile(
+    rf"({_N}) ?(?:[eE]|(?:\\times|\\cdot|\*|x) ?10 ?\^) ?"
+    r"(?:(-?\d{1,3})|\{ ?([+-]?\d{1,3}) ?\}|\(([+-]?\d{1,3})\)|\+(\d{1,3}))"
 )
-_NO_UNIT = frozenset(
-    ("and", "or", "not", "maybe", "pi", "sqrt", "mod", "times", "to", "is", "if", "because", "sin", "cos", "ln")
+_POWER = re.compile(r"(\d{1,6}|\( ?-?\d{1,6} ?\)) ?\^ ?(?:(\d)|\{ ?([+-]?\d{1,4}) ?\}|(-?\d{1,4})\Z)")
+_REPEATING = re.compile(r"(\d{0,40})\.(\d{0,40})(?:\\(?:overline|bar|dot) ?\{? ?(\d{1,40}) ?\}?|\((\d{1,40})\))")
+
+_PREFIX = re.compile(
+    r"\\text ?\{ ?(?:Rs\.?|USD|EUR|GBP|INR|US|HK|total|Total)[: ]{0,2}\}|(?:Rs\.?|USD|EUR|GBP|INR)(?= ?\d)"
 )
-
-
-def with_letter_as_unit(text: str) -> str:
-    """5 m as 5 \\text{m}, so that it is read as metres; likewise g, s, h."""
-    return re.sub(r"(?<=\d) ?([mgsh])\Z", r" \\text{\1}", text)
 
 
 @lru_cache(4096)
 def read_quantity(text: str) -> Quantity | None:
     """The plain rational that a normalised text writes, with its unit; None for anything else."""
-    if len(text) > LONGEST or not re.search(r"\d", text):
+    if _INTEGER.fullmatch(text):
+        return Quantity(Fraction(int(text)))
+    if len(text) > LONGEST or not _DIGIT.search(text):
         return None
-    whole = re.fullmatch(r"\\(?:text|mathrm|mbox|textbf) ?\{([^{}]*)\}", text)
-    text = whole.group(1).strip() if whole else text
-    unit = ""
-    suffix = next((found for found in _SUFFIX.finditer(text) if found.end() == len(text) and found.start() > 0), None)
-    if suffix:
-        name = (suffix.group(1) or suffix.group(2)).strip().lower()
-        if set(name.split()) & _NO_UNIT:
-            return None
-        unit = "%" if name in ("percent", "pct", "%") else _UNIT_OF.get(name, name) + (suffix.group(3) or "")
-        text = text[: suffix.start()].rstrip()
-    if text.endswith("%"):
-        text, unit = text[:-1].rstrip(), "%"
-    while len(text) > 2 and text[0] == "(" and text[-1] == ")" and text.count("(") == 1:
-        text = text[1:-1].strip()
-    sign = -1 if text.startswith("-") else 1
-    number = _unsigned(text.removeprefix("-" if sign < 0 else "+").removeprefix(" "))
+    if text.startswith("\\text") and (whole := _WHOLE.fullmatch(text)):
+        text = whole.group(1).strip()
+    if (prefix := _PREFIX.match(text)) is not None:
+        text = text[prefix.end() :].lstrip()
+    body, unit = split_unit(text)
+    if body.endswith("%"):
+        body, unit = body[:-1].rstrip(), "%"
+    scale, unit = scaled(unit)
+    while len(body) > 2 and body[0] == "(" and body[-1] == ")" and body.count("(") == 1 and not _PAIR.search(body):
+        body = body[1:-1].strip()
+    sign = -1 if body.startswith("-") else 1
+    number = _unsigned(body.removeprefix("-" if sign < 0 else "+").lstrip(" "))
     if number is None:
+        return _several_units(text)
+    if unit == "%":
+        return replace(number, value=sign * number.value / 100, last_place=number.last_place / 100)
+    if scale > 1:
+        number = replace(number, value=number.value * scale, last_place=number.last_place * scale)
+    return replace(number, value=sign * number.value, unit=unit) if unit or sign < 0 else number
+
+
+def _several_units(text: str) -> Quantity | None:
+    """2 h 30 min as 2.5 h."""
+    if not _SEVERAL.match(text):
         return None
-    scale = 100 if unit == "%" else 1
-    unit = "" if unit == "%" else unit
-    return replace(number, value=sign * number.value / scale, last_place=number.last_place / scale, unit=unit)
+    words = bare_words(text)
+    sign = -1 if words.startswith("-") else 1
+    found = compound(words.removeprefix("-").lstrip())
+    return Quantity(sign * found[0], unit=found[1]) if found else None
+
+
+_PAIR = re.compile(r",[1-9]")
+_SEVERAL = re.compile(r"-? ?\d[\d.]* ?(?:\\text|[A-Za-z])")
+_DIGIT = re.compile(r"\d")
+_WHOLE = re.compile(r"\\text ?\{([^{}]*)\}")
 
 
 def _unsigned(text: str) -> Quantity | None:
@@ -317,15 +226,18 @@ def _unsigned(text: str) -> Quantity | None:
         top, bottom = int(match.group(2) or match.group(4)), int(match.group(3) or match.group(5))
         return Quantity(int(match.group(1)) + Fraction(top, bottom)) if bottom else None
     if match := _SCIENTIFIC.fullmatch(text):
-        head, scale = _decimal(match.group(1)), Fraction(10) ** int(match.group(2))
-        return Quantity(head.value * scale, head.digits, head.last_place * scale) if head else None
+        exponent = int(next(group for group in match.groups()[1:] if group))
+        head, scale = _decimal(match.group(1)), Fraction(10) ** exponent
+        if head is None:
+            return None
+        return Quantity(head.value * scale, head.digits, head.last_place * scale)
     if match := _POWER.fullmatch(text):
-        base, exponent = int(match.group(1)), int(match.group(2) or match.group(3))
+        base, exponent = int(match.group(1).strip("() ")), int(match.group(2) or match.group(3) or match.group(4))
         if abs(exponent) * len(match.group(1)) > 12_000 or (base == 0 and exponent <= 0):
             return None
         return Quantity(Fraction(base) ** exponent)
     if match := _REPEATING.fullmatch(text):
-        lead, fixed, period = match.group(1) or "0", match.group(2), match.group(3)
+        lead, fixed, period = match.group(1) or "0", match.group(2), match.group(3) or match.group(4)
         top = int(lead + fixed + period) - int(lead + fixed)
         return Quantity(Fraction(top, 10 ** len(fixed) * (10 ** len(period) - 1)))
     return None
@@ -336,9 +248,10 @@ def _decimal(text: str) -> Quantity | None:
     if not text or text == ".":
         return None
     places = len(text.partition(".")[2])
-    digits = len(text.replace(".", "").lstrip("0")) if places else 0
     value = Fraction(text) * (-1 if negative else 1)
-    return Quantity(value, digits, Fraction(1, 10**places) if places else Fraction(0))
+    if not places:
+        return Quantity(value)
+    return Quantity(value, len(text.replace(".", "").lstrip("0")), Fraction(1, 10**places))
 
 
 def same_number(gold: Quantity, answer: Quantity) -> bool:
@@ -347,37 +260,3 @@ def same_number(gold: Quantity, answer: Quantity) -> bool:
         return True
     rounded = max(gold, answer, key=lambda number: number.last_place)
     return rounded.digits >= 10 and abs(gold.value - answer.value) < rounded.last_place
-
-
-# --- guard
-
-
-_BIG = re.compile(r"\d{5}")
-
-
-def too_complex(text: str) -> str:
-    """Why algebra on this text could take for ever; "" where it is safe to try. The worker's deadline is behind it."""
-    if len(text) > LONGEST:
-        return f"longer than {LONGEST} characters"
-    depth = deepest = 0
-    for mark in re.findall(r"[()\[\]{}]", text):
-        depth += 1 if mark in "([{" else -1
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST:
-        return f"brackets nested {deepest} deep (at most {DEEPEST})"
-    exponents = re.findall(r"\^ ?(\{[^{}]*\}?|\(?[^\s{}]+)", text)
-    if any(_BIG.search(exponent) for exponent in exponents):
-        return "an exponent of 5 digits or more"
-    if re.search(r"\^ ?\{?[^{}]{0,40}[\w)}] ?\^ ?\{?[^{}]{0,40}[\w)}] ?\^", text) or re.search(
-        r"\d ?\^ ?[{(]? ?-?\d+ ?\^", text
-    ):
-        return "a tower of powers"
-    if "!" in text and (_BIG.search(text) or re.search(r"\^[^!]{0,40}!|! ?\)? ?!", text)):
-        return "a factorial of something large"
-    if re.search(r"\\[dt]?binom", text) and (_BIG.search(text) or re.search(r"binom[^+]{0,40}\^", text)):
-        return "a binomial of something large"
-    if re.search(r"[)\]}] ?\^ ?\{? ?\d{3}", text) and re.search(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+", "", text)):
-        return "a power of a sum with an exponent of 3 digits"
-    if len(re.findall(r"[+\-*/^]|\\cdot|\\times", text)) > 200:
-        return "more than 200 operations"
-    return ""

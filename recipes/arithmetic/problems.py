@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from rlvr.seeds import rng_for
+from rlvr.seeds import HeldOut, distinct, rng_for
 
 ERRORS = (1, 2, 9, 10, 11, 20)
 """By how much a wrong guess is off, either way: a slip of a digit or of a carry."""
 
 CHATTER = ("Bus {} is late.", "Who sits in room {}?", "Page {} is missing.", "I saw {} birds.", "He ran {} miles.")
 SHRUGS = ("No idea.", "Ask somebody else.", "Too long for me.")
-
-HeldOut = Sequence[Sequence[int]]
-"""(seed, n) of sets whose prompts are kept out, each made without those before it."""
 
 
 def tasks(seed: int, n: int, operands: Sequence[int] = (3, 4), avoid: HeldOut = ()) -> Iterator[dict[str, str]]:
@@ -108,33 +105,10 @@ def text(
 
 def _problems(seed: int, n: int, operands: Sequence[int], avoid: HeldOut) -> Iterator[tuple[tuple[int, ...], int]]:
     """(numbers, answer): (82, 83, -78), 87"""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
     if not operands or min(operands) < 2:
         raise ValueError(f"operands must be counts of at least 2, got {list(operands)}")
-    seen: set[tuple[int, ...]] = set()
-    for held_seed, held_n in avoid:
-        seen |= {numbers for numbers, _ in _draw(held_seed, held_n, operands, seen)}
-    yield from _draw(seed, n, operands, seen)
-
-
-def _draw(
-    seed: int, n: int, operands: Sequence[int], avoid: set[tuple[int, ...]]
-) -> Iterator[tuple[tuple[int, ...], int]]:
-    rng = rng_for(seed, "arithmetic", "problems")
-    seen = set(avoid)
-    repeats = 0
-    for k in range(n):
-        numbers, answer = _problem(rng, operands)
-        while numbers in seen:
-            repeats += 1
-            if repeats > 20 * n + 10_000:
-                raise ValueError(
-                    f"n must be lower: only {k} of {n} different problems found with {list(operands)} numbers"
-                )
-            numbers, answer = _problem(rng, operands)
-        seen.add(numbers)
-        yield numbers, answer
+    among = f"with {list(operands)} numbers"
+    return distinct(lambda rng: _problem(rng, operands), "arithmetic", seed, n, avoid, among)
 
 
 def _problem(rng: Random, operands: Sequence[int]) -> tuple[tuple[int, ...], int]:

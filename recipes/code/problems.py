@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from rlvr.seeds import rng_for
+from rlvr.seeds import HeldOut, distinct, rng_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,6 @@ INPUTS = (-7, -2, 0, 3, 8, 15)
 
 Step = tuple[Operation, int]
 """Operation and constant; 0 where it has none."""
-HeldOut = Sequence[Sequence[int]]
-"""(seed, n) of sets whose prompts are kept out, each made without those before it."""
 
 
 def tasks(seed: int, n: int, operations: Sequence[int] = (2, 3), avoid: HeldOut = ()) -> Iterator[dict[str, Any]]:
@@ -90,31 +88,10 @@ def demonstrations(
 
 
 def _problems(seed: int, n: int, operations: Sequence[int], avoid: HeldOut) -> Iterator[tuple[Step, ...]]:
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
     if not operations or min(operations) < 1:
         raise ValueError(f"operations must be counts of at least 1, got {list(operations)}")
-    seen: set[tuple[Step, ...]] = set()
-    for held_seed, held_n in avoid:
-        seen |= set(_draw(held_seed, held_n, operations, seen))
-    yield from _draw(seed, n, operations, seen)
-
-
-def _draw(seed: int, n: int, operations: Sequence[int], avoid: set[tuple[Step, ...]]) -> Iterator[tuple[Step, ...]]:
-    rng = rng_for(seed, "code", "problems")
-    seen = set(avoid)
-    repeats = 0
-    for k in range(n):
-        steps = _problem(rng, operations)
-        while steps in seen:
-            repeats += 1
-            if repeats > 20 * n + 10_000:
-                raise ValueError(
-                    f"n must be lower: only {k} of {n} different problems found with {list(operations)} operations"
-                )
-            steps = _problem(rng, operations)
-        seen.add(steps)
-        yield steps
+    among = f"with {list(operations)} operations"
+    return distinct(lambda rng: _problem(rng, operations), "code", seed, n, avoid, among)
 
 
 def _problem(rng: Random, operations: Sequence[int]) -> tuple[Step, ...]:

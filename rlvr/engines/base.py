@@ -14,13 +14,14 @@ def build(
 ) -> Engine:
     """The engine, started, with the weights of model.path. EngineError where it cannot start.
 
-    longest: tokens of the longest prompt and completion to come, where known: vLLM keeps room for no more.
+    longest: tokens of the longest prompt and completion to come, where known: no completion goes beyond it, and vLLM
+    keeps room for no more.
     ranks: processes of the trainer.
     """
     if isinstance(settings, HfEngine):
         from rlvr.engines.hf import HuggingFace
 
-        return HuggingFace(settings, model, tokenizer)
+        return HuggingFace(settings, model, tokenizer, longest)
     mode = mode_of(settings, ranks)
     if mode == "server":
         from rlvr.engines.server import Server

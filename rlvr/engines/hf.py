@@ -55,11 +55,13 @@ class _Row:
 class HuggingFace:
     """Engine (types.Engine) over transformers' forward with a cache: one prefill per prompt, finished rows leave."""
 
-    def __init__(self, settings: HfEngine, model: Model, tokenizer: Any) -> None:
+    def __init__(self, settings: HfEngine, model: Model, tokenizer: Any, longest: int | None = None) -> None:
+        """longest: as in base.build()."""
         self.settings = settings
         self.tokenizer = tokenizer
         self.model, _ = load_model(model)
-        self.context = context_length(self.model)
+        own = context_length(self.model)
+        self.context = min(own, longest) if own and longest else longest or own
         self.is_lora = model.lora is not None
         if model.lora is not None:
             self.model = lora.attach(self.model, model.lora, seed=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import sys
 import time
@@ -13,21 +12,30 @@ from functools import partial
 from typing import Any
 
 from rlvr import parallel, parity, policy
-from rlvr.batching import Batch, make_batch
+from rlvr.alarms import Alarmed, Alarms, measured
+from rlvr.batching import Batch, Rows, make_batch
+from rlvr.canaries import Canaries, Hacked, HackRate
 from rlvr.engines import base as engines
 from rlvr.errors import EngineError, Stopped
 from rlvr.evaluate import evaluate
+from rlvr.grouplog import GroupLog
+from rlvr.inputs import fingerprint_model
+from rlvr.loops import critic as critics
 from rlvr.loops import setup
 from rlvr.loops.learn import Learned, Learner, learn
+from rlvr.loops.ptx import Ptx
+from rlvr.loops.ptx import plan as ptx_plan
 from rlvr.loops.stopping import StopRequest
 from rlvr.loss_settings import AdaptiveKl
 from rlvr.progress import Progress, WarnOnce, warnings_in_words
 from rlvr.recipe import RlRecipe, VerifiedReward
 from rlvr.rewards import base as rewards_base
+from rlvr.rewards.shaping import rewards_by_id, shape
+from rlvr.rewards.unsupervised import PolicyView
 from rlvr.rollout import Rollouts, Taken, group_metrics, sampling
-from rlvr.runs import Run
+from rlvr.runs import Run, read_metrics
 from rlvr.trained import Trained
-from rlvr.types import Engine, Group, Task
+from rlvr.types import Demonstration, Engine, Group, Part, Task
 
 _FOR_A_CAUSE = 4
 """Prompts that are sampled at least where a cause is looked for."""
@@ -41,9 +49,13 @@ def train(recipe: RlRecipe, run: Run, progress: Progress, stop: StopRequest) -> 
     """Run the recipe to its end; returns what summary.json holds. RlvrError where it cannot, Stopped when asked to."""
     held_out = setup.load_held_out(recipe.eval, progress)
     tasks = setup.load_training_tasks(recipe.data, held_out, progress)
-    run.check_inputs(setup.inputs(recipe.model, data=tasks, held_out=held_out))
+    own_canaries = setup.load_canaries(recipe.canaries, progress)
+    demonstrations = []
+    if recipe.ptx is not None:
+        demonstrations = setup.load_training_demonstrations(recipe.ptx.data, held_out, progress, "ptx.data")
+    run.check_inputs(_inputs(recipe, data=tasks, held_out=held_out, canaries=own_canaries, ptx=demonstrations))
     _compare_verifiers(recipe, held_out, progress)
-    verifiers = {task.verifier for task in (*tasks, *held_out) if task.verifier}
+    verifiers = {task.verifier for task in (*tasks, *held_out, *own_canaries) if task.verifier}
     rewards = rewards_base.build(
         recipe.rewards,
         recipe.scoring,
@@ -51,14 +63,26 @@ def train(recipe: RlRecipe, run: Run, progress: Progress, stop: StopRequest) -> 
         verifiers,
         overlong=recipe.overlong,
         max_tokens=recipe.sample.max_tokens,
+        model=recipe.model,
+        tasks=(*tasks, *own_canaries),
+        warn=progress.warn,
     )
     try:
-        return _with_engine(recipe, run, progress, stop, rewards, tasks, held_out)
+        return _with_engine(recipe, run, progress, stop, rewards, tasks, held_out, own_canaries, demonstrations)
     finally:
         rewards.close()
 
 
-def begin(recipe: RlRecipe) -> Callable[[Batch, int], Learned]:
+def _inputs(recipe: RlRecipe, **rows: Any) -> dict[str, str]:
+    """Fingerprints of what the run is made from: rows, and models by their paths."""
+    others = {"critic": recipe.critic.path, "reference": recipe.reference.path}
+    models = {
+        name: fingerprint_model(path, setting=f"{name}.path") for name, path in others.items() if path is not None
+    }
+    return setup.inputs(recipe.model, **rows) | models | rewards_base.fingerprints(recipe.rewards)
+
+
+def begin(recipe: RlRecipe) -> Callable[[Batch, int, Sequence[Rows]], Learned]:
     """What every other rank does in each step, once it has the main rank's state."""
     learner, _ = _load(recipe)
     _share(learner)
@@ -67,7 +91,8 @@ def begin(recipe: RlRecipe) -> Callable[[Batch, int], Learned]:
 
 def _share(learner: Learner) -> None:
     """Give every rank what the main rank has, as after resuming."""
-    learner.trained.share_state()
+    for trained in learner.everything:
+        trained.share_state()
     _set_kl_coef(learner, parallel.from_main(learner.kl.coef))
 
 
@@ -75,11 +100,11 @@ def _set_kl_coef(learner: Learner, coef: float) -> None:
     learner.kl = learner.kl.model_copy(update={"coef": coef})
 
 
-def _learn(learner: Learner, batch: Batch, step: int) -> Learned:
+def _learn(learner: Learner, batch: Batch, step: int, ptx: Sequence[Rows]) -> Learned:
     """learn(), and where kl.adaptive is set the coefficient of the next step, the same on every rank."""
-    learned = learn(learner, batch, step)
+    learned = learn(learner, batch, step, ptx)
     coef, adaptive = learner.kl.coef, learner.kl.adaptive
-    if adaptive is None or not learned.metrics:
+    if adaptive is None or not learned.metrics or learner.is_warming_up(step):
         return learned
     kl = learned.metrics.get("kl")  # none where the update was skipped
     if kl is not None and math.isfinite(kl):
@@ -106,11 +131,11 @@ def next_kl_coef(coef: float, kl: float, num_completions: int, adaptive: Adaptiv
 def _load(recipe: RlRecipe) -> tuple[Learner, Any]:
     """(learner with the weights of model.path, tokenizer)"""
     model, tokenizer = setup.load_policy(recipe)
-    is_held = recipe.kl.coef > 0 and recipe.model.lora is None
-    reference = copy.deepcopy(model).requires_grad_(False) if is_held else None
+    reference = setup.load_reference(recipe, model, tokenizer)
     total_updates = recipe.steps * recipe.updates * recipe.epochs
     packs = setup.decide_packing(recipe.packing, model)
-    return Learner(recipe, Trained(model, recipe.optim, total_updates, packs=packs), reference), tokenizer
+    trained = Trained(model, recipe.optim, total_updates, packs=packs)
+    return Learner(recipe, trained, reference, critics.load(recipe, model, tokenizer)), tokenizer
 
 
 def _with_engine(
@@ -121,17 +146,26 @@ def _with_engine(
     rewards: rewards_base.Rewards,
     tasks: Sequence[Task],
     held_out: Sequence[Task],
+    own_canaries: Sequence[Task],
+    demonstrations: Sequence[Demonstration],
 ) -> dict[str, Any]:
     """Load model and engine, train, let go of the engine."""
     learner, tokenizer = _load(recipe)
     setup.warn_of_head(recipe.loss.fused, learner.trained.model, progress)
-    context = setup.context_of(policy.context_length(learner.trained.model), recipe.engine)
+    own_context = policy.context_length(learner.trained.model)
+    ptx = ptx_plan(recipe, demonstrations, tokenizer, own_context, progress)
+    critic = None if learner.critic is None or learner.critic.is_shared else learner.critic.trained.model
+    context = setup.context_of(policy.context_length(learner.trained.model, learner.reference, critic), recipe.engine)
     sample, evals = recipe.sample.max_tokens, recipe.eval.max_tokens
     encoded = setup.encode(tokenizer, tasks, recipe.data, max_tokens=sample, context=context, progress=progress)
     encoded_eval = setup.encode(
         tokenizer, held_out, recipe.eval.tasks, max_tokens=evals, context=context, progress=progress
     )
-    longest = max(setup.longest(encoded, sample), setup.longest(encoded_eval, evals))
+    own = setup.encode(
+        tokenizer, own_canaries, recipe.canaries.tasks, max_tokens=sample, context=context, progress=progress
+    )
+    canaries = Canaries(recipe.canaries, recipe.rewards, encoded, own, recipe.seed)
+    longest = max(setup.longest([*encoded, *own], sample), setup.longest(encoded_eval, evals))
     stop.check("before the first step")
     progress.say(f"starting the {recipe.engine.kind} engine")
     engine = engines.build(
@@ -139,7 +173,8 @@ def _with_engine(
     )
     try:
         stop.check("before the first step")
-        return _train(_Job(recipe, run, progress, stop, learner, tokenizer, engine, rewards, encoded_eval), encoded)
+        job = _Job(recipe, run, progress, stop, learner, tokenizer, engine, rewards, encoded_eval, canaries, ptx)
+        return _train(job, encoded)
     finally:
         engine.close()
 
@@ -171,6 +206,16 @@ class _Job:
     engine: Engine
     rewards: rewards_base.Rewards
     held_out: Encoded
+    canaries: Canaries
+    ptx: Ptx | None
+
+    @property
+    def critic(self) -> Trained | None:
+        """What the critic's weights are kept with."""
+        return None if self.learner.critic is None else self.learner.critic.trained
+
+    def save(self, state: setup.State) -> None:
+        setup.save(self.run, self.learner.trained, state, self.recipe.checkpoint.keep, self.critic)
 
     @property
     def trainer(self) -> parity.Trainer:
@@ -187,7 +232,7 @@ class _Job:
 
 def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
     recipe, run, progress, trained = job.recipe, job.run, job.progress, job.learner.trained
-    state = setup.resume(run, trained, progress)
+    state = setup.resume(run, trained, progress, job.critic)
     if state.kl_coef is not None:
         _set_kl_coef(job.learner, state.kl_coef)
     parallel.begin()
@@ -196,33 +241,19 @@ def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
     job.engine.load(trained.weights(), version=state.step)
     log = run.group_log(progress.warn)
     parts = rewards_base.parts_of(recipe.rewards, recipe.overlong) if recipe.advantage.kind == "gdpo" else ()
-    rollouts = Rollouts(
-        encoded,
-        job.engine,
-        job.rewards,
-        recipe.sample,
-        seed=recipe.seed,
-        cursor=state.cursor,
-        log=log,
-        with_greedy=recipe.advantage.kind == "greedy",
-        parts=parts,
-        is_stopping=lambda: job.stop.requested,
-        on_progress=progress.phase,
-    )
+    rollouts = _rollouts(job, encoded, state.cursor, log, parts)
+    rows = read_metrics(run.folder)
+    warn, hack_rate = WarnOnce(), HackRate.after(recipe.canaries, rows)
+    alarms = Alarms.after(recipe.alarms, recipe.rewards, rows)
+    job.rewards.show_policy(PolicyView(trained.model, recipe.sample.temperature, recipe.optim.micro_tokens))
     gate = parity.Gate(recipe.parity, progress.warn)
-    groups = _probe(job, encoded, state.step)
-    gate.check(
-        "before the first step" if not state.step else f"before step {state.step + 1}",
-        parity.compare(job.trainer, groups),
-        partial(_likely_cause, job, encoded, groups, state.step),
-    )
-    warn = WarnOnce()
-    by_part = [f"rewards/{name}/mean" for name in recipe.rewards] if len(recipe.rewards) > 1 else []
-    shown = (_SHOWN[0], *by_part, *_SHOWN[1:])
+    _check_sampler(job, gate, encoded, state.step)
     with _kept_when_stopped(job, state):
         if state.step == 0 and state.before is None and recipe.eval.before and job.held_out:
             state.before, state.saved = _evaluate(job, 0), -1
         _evaluate_where_due(job, state.step)  # a stop may have come before it
+    hack_rate.check(state.step)
+    alarms.check(state.step)
 
     progress.begin(state.step)
     for step in range(state.step + 1, recipe.steps + 1):
@@ -231,13 +262,19 @@ def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
             taken = rollouts.take(step)
         clock.lap("sample", taken.sample_seconds)
         clock.lap("score", taken.score_seconds)
-        metrics = group_metrics(taken, parts)
+        canary = job.canaries.metrics(taken.canaries)
+        metrics = group_metrics(taken, parts) | canary | hack_rate.add(canary)
+        metrics |= measured(taken.sampled, recipe.rewards)
         progress.phase("training")
         with clock.timed("train"):
-            batch = make_batch(taken.groups, filter_truncated=recipe.overlong.filter, parts=parts)
-            learned = update(batch, step)
-        metrics |= learned.metrics
-        setup.guard(run, trained, metrics, step, batch.tensors(), progress)
+            shaped, running, shaping = shape(taken.groups, recipe.shaping, recipe.rewards, state.running)
+            batch = make_batch(shaped, filter_truncated=recipe.overlong.filter, parts=parts)
+            batch = critics.with_truncated(batch, shaped, recipe.critic)
+            learned = update(batch, step, [] if job.ptx is None else job.ptx.rows(step))
+        metrics |= shaping | learned.metrics
+        alarm, alarm_words = alarms.add(metrics)
+        metrics |= alarm
+        setup.guard(run, trained, metrics, step, batch.tensors(), progress, job.critic)
         with clock.timed("sync"):
             job.engine.load(trained.weights(), version=step)
         try:
@@ -245,33 +282,79 @@ def _train(job: _Job, encoded: Encoded) -> dict[str, Any]:
         except EngineError:
             log.discard(step)  # whoever mends what was wrong wants them sampled anew
             raise
-        state.advance(step, rollouts.cursor, sum(_num_tokens(group) for group in taken.sampled))
-        state.kl_coef = job.learner.kl.coef
-        run.write_rollouts(step, taken.sampled, _advantages(taken, learned))
+        state.advance(step, rollouts.cursor, sum(_num_tokens(group) for group in taken.everything))
+        state.kl_coef, state.running = job.learner.kl.coef, running
+        trained_on = rewards_by_id(shaped) if shaping else {}
+        run.write_rollouts(step, taken.everything, _advantages(taken, learned), trained_on)
         metrics |= {"num_tokens": float(state.tokens), **clock.metrics(taken)}
         metrics["system/engine_restarts"] = float(job.engine.restarts)
         run.record(step, metrics)
-        progress.step(step, metrics, shown)
-        for text in warn.fresh(step, warnings_in_words(metrics)):
+        progress.step(step, metrics, _shown(recipe))
+        example = job.canaries.first_hacked(taken.canaries)
+        for text in (
+            *warn.fresh(step, [*warnings_in_words(metrics, example), *critics.warnings_in_words(metrics)]),
+            *alarm_words,
+        ):
             progress.warn(text)
         with _kept_when_stopped(job, state):
+            hack_rate.check(step, example)
+            alarms.check(step)
             _evaluate_where_due(job, step)
             if job.stop.requested and step < recipe.steps:
                 raise Stopped(f"stopped after step {step} of {recipe.steps}")
         if setup.is_due(step, recipe.checkpoint.every):
-            setup.save(run, trained, state, recipe.checkpoint.keep)
+            job.save(state)
     with _kept_when_stopped(job, state):
         return _finish(job, state)
 
 
+def _rollouts(job: _Job, encoded: Encoded, cursor: int, log: GroupLog, parts: Sequence[Part]) -> Rollouts:
+    recipe = job.recipe
+    return Rollouts(
+        encoded,
+        job.engine,
+        job.rewards,
+        recipe.sample,
+        seed=recipe.seed,
+        cursor=cursor,
+        log=log,
+        with_greedy=recipe.advantage.kind == "greedy",
+        parts=parts,
+        canaries=job.canaries,
+        is_stopping=lambda: job.stop.requested,
+        on_progress=job.progress.phase,
+    )
+
+
+def _shown(recipe: RlRecipe) -> tuple[str, ...]:
+    """Metrics on the progress line."""
+    by_part = [f"rewards/{name}/mean" for name in recipe.rewards] if len(recipe.rewards) > 1 else []
+    canary = ["canary/hack_rate"] if recipe.canaries.share else []
+    critic = ["critic/vf_explained_var"] if recipe.critic.kind != "none" else []
+    return (_SHOWN[0], *by_part, *canary, *_SHOWN[1:], *critic)
+
+
 @contextlib.contextmanager
 def _kept_when_stopped(job: _Job, state: setup.State) -> Iterator[None]:
-    """A stop in here leaves a checkpoint of the last step that is done."""
+    """A stop in here, or one for too many hacks or an alarm, leaves a checkpoint of the last step that is done."""
     try:
         yield
     except Stopped as error:
-        setup.save(job.run, job.learner.trained, state, job.recipe.checkpoint.keep)
+        job.save(state)
         raise Stopped(f"{error}; the same command with run.dir={job.run.folder} resumes") from None
+    except (Hacked, Alarmed):
+        job.save(state)
+        raise
+
+
+def _check_sampler(job: _Job, gate: parity.Gate, encoded: Encoded, version: int) -> None:
+    """Whether sampler and trainer agree before a step is made; `version` was sent last."""
+    groups = _probe(job, encoded, version)
+    gate.check(
+        "before the first step" if not version else f"before step {version + 1}",
+        parity.compare(job.trainer, groups),
+        partial(_likely_cause, job, encoded, groups, version),
+    )
 
 
 def _probe(job: _Job, encoded: Encoded, version: int, at_least: int = 0) -> list[Group]:
@@ -324,7 +407,7 @@ class _Clock:
 
     def metrics(self, taken: Taken) -> dict[str, float]:
         step = time.perf_counter() - self.start
-        tokens = sum(_num_tokens(group) for group in taken.sampled)
+        tokens = sum(_num_tokens(group) for group in taken.everything)
         return {
             **{f"time/{part}_seconds": seconds for part, seconds in self.parts.items()},
             "step_time": step,
@@ -369,6 +452,8 @@ def _evaluate(job: _Job, step: int) -> dict[str, Any]:
 def _finish(job: _Job, state: setup.State) -> dict[str, Any]:
     recipe, run = job.recipe, job.run
     after = _evaluate(job, recipe.steps) if recipe.eval.after and job.held_out else None
+    if job.learner.critic is not None:
+        critics.save(job.learner.critic, run.folder / "critic")
     setup.save_trained(job.learner.trained.model, job.tokenizer, run)
     summary: dict[str, Any] = {
         "stage": "rl",

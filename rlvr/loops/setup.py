@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import torch
 
 from rlvr import chat, checkpoint, lora, policy
+from rlvr.direct_settings import DpoRecipe
 from rlvr.errors import DataError, NonFiniteError, SettingsError
 from rlvr.evaluate import Evaluation
 from rlvr.inputs import fingerprint_model, fingerprint_rows
 from rlvr.progress import Progress
-from rlvr.recipe import Data, HeldOut, HfEngine, Model, RlRecipe, SftRecipe, VllmEngine
+from rlvr.recipe import Canaries, Data, HeldOut, HfEngine, Model, RlRecipe, SftRecipe, VllmEngine
+from rlvr.rewards.shaping import Running
 from rlvr.runs import Run, read_metrics
 from rlvr.seeds import seed_for
 from rlvr.tasks import Item, Loaded, exclude_prompts, load_demonstrations, load_tasks
@@ -36,6 +39,8 @@ class State:
     kl_coef: float | None = None
     """Of the next RL step, which kl.adaptive moves; None before the first step, and in the checkpoints of versions that
     knew no adaptive one: that of the recipe."""
+    running: Running = field(default_factory=Running)
+    """What shaping.whiten: running knows of all rewards so far."""
     seconds_before: float = 0.0
     """Of earlier attempts."""
     saved: int = -1
@@ -69,7 +74,7 @@ def warn_of_head(fused: str, model: Any, progress: Progress) -> None:
         )
 
 
-def load_policy(recipe: RlRecipe | SftRecipe) -> tuple[Any, Any]:
+def load_policy(recipe: RlRecipe | SftRecipe | DpoRecipe) -> tuple[Any, Any]:
     """(model on its device, with adapters where the recipe wants them, tokenizer)"""
     model, tokenizer = policy.load_model(recipe.model)
     if recipe.model.lora is not None:
@@ -77,6 +82,21 @@ def load_policy(recipe: RlRecipe | SftRecipe) -> tuple[Any, Any]:
     if recipe.gradient_checkpointing:
         policy.keep_few_activations(model)
     return model.to(device()), tokenizer
+
+
+def load_reference(recipe: RlRecipe | DpoRecipe, model: Any, tokenizer: Any) -> Any:
+    """The frozen model that the policy is compared with; None where nothing is, or it is the policy without adapters.
+
+    model, tokenizer: the policy's before the first step. DataError where reference.path cannot be used.
+    """
+    if not recipe.reads_reference:
+        return None
+    if recipe.reference.path is None:
+        return None if recipe.model.lora is not None else copy.deepcopy(model).requires_grad_(False)
+    given = Model(path=recipe.reference.path, made_by=recipe.reference.made_by)
+    reference, its_tokenizer = policy.load_model(given, setting="reference.path")
+    policy.check_same_tokens(tokenizer, its_tokenizer, f"reference.path {given.path}")
+    return reference.requires_grad_(False).to(device())
 
 
 def decide_packing(wanted: bool | None, model: Any) -> bool:
@@ -104,14 +124,24 @@ def load_held_out(settings: HeldOut, progress: Progress) -> list[Task]:
     return _tell(load_tasks(settings.tasks, setting="eval.tasks"), "held-out tasks", progress)
 
 
+def load_canaries(settings: Canaries, progress: Progress) -> list[Task]:
+    """Tasks of the recipe's own that cannot be solved; none where none are set."""
+    if settings.tasks is None:
+        return []
+    return _tell(load_tasks(settings.tasks, setting="canaries.tasks"), "canaries", progress)
+
+
 def load_training_tasks(data: Data, held_out: Sequence[Task], progress: Progress) -> list[Task]:
     """The training tasks without the prompts of the held-out ones."""
     return _without_held_out(_tell(load_tasks(data), "training tasks", progress), held_out, progress)
 
 
-def load_training_demonstrations(data: Data, held_out: Sequence[Task], progress: Progress) -> list[Demonstration]:
-    """The demonstrations without the prompts of the held-out tasks."""
-    return _without_held_out(_tell(load_demonstrations(data), "demonstrations", progress), held_out, progress)
+def load_training_demonstrations(
+    data: Data, held_out: Sequence[Task], progress: Progress, setting: str = "data"
+) -> list[Demonstration]:
+    """The demonstrations without the prompts of the held-out tasks; `setting` is what messages call the data."""
+    loaded = load_demonstrations(data, setting=setting)
+    return _without_held_out(_tell(loaded, "demonstrations", progress), held_out, progress)
 
 
 def encode(
@@ -145,11 +175,9 @@ def context_of(model_context: int | None, engine: VllmEngine | HfEngine) -> int 
 
 def evaluate_and_record(run_it: Callable[[str], Evaluation], run: Run, progress: Progress, step: int) -> dict[str, Any]:
     """Evaluate, write evals/NAME and a row of metrics, say the figures; returns Evaluation.to_dict()."""
-    name = f"step_{step:06d}"
     with progress.aside():
-        evaluation = run_it(name)
+        evaluation = run_it(evaluation_name(step))
     result = evaluation.to_dict()
-    run.write_evaluation(name, result, evaluation.rows)
     figures = {key: value for key, value in result.items() if isinstance(value, float | int)}
     row = {
         "time/eval_seconds": figures.pop("seconds"),
@@ -161,11 +189,30 @@ def evaluate_and_record(run_it: Callable[[str], Evaluation], run: Run, progress:
     greedy = result.get("greedy")
     if greedy:
         row |= {} if greedy["pass@1"] is None else {"eval/greedy/pass@1": greedy["pass@1"]}
+    record_evaluation(run, progress, step, result, evaluation.rows, row, describe_evaluation(result))
+    return result
+
+
+def record_evaluation(
+    run: Run,
+    progress: Progress,
+    step: int,
+    result: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]],
+    row: Mapping[str, float],
+    told: str,
+) -> None:
+    """Write evals/NAME (result, samples) and a row of metrics with its time/eval_seconds, say what is told."""
+    run.write_evaluation(evaluation_name(step), result, samples)
     # a run that was killed after its last evaluation does that one again; its row is there
     if not is_evaluated(run, step):
         run.record(step, row)
-    progress.say(describe_evaluation(result, step))
-    return result
+    progress.say(f"step {step}: {told}")
+
+
+def evaluation_name(step: int) -> str:
+    """Of the folder under evals/ with what was measured after `step`."""
+    return f"step_{step:06d}"
 
 
 def is_evaluated(run: Run, step: int) -> bool:
@@ -173,7 +220,7 @@ def is_evaluated(run: Run, step: int) -> bool:
     return any(row["step"] == step and "time/eval_seconds" in row for row in read_metrics(run.folder))
 
 
-def describe_evaluation(result: dict[str, Any], step: int | None = None) -> str:
+def describe_evaluation(result: dict[str, Any]) -> str:
     """One line for people."""
     greedy = result.get("greedy")
     parts = [
@@ -185,18 +232,18 @@ def describe_evaluation(result: dict[str, Any], step: int | None = None) -> str:
         f" nothing extracted {_share(result['unextracted'])}",
         f" could not be judged: {result['unjudged']}" if result["unjudged"] else "",
     ]
-    return (f"step {step}: " if step is not None else "") + " ".join(part for part in parts if part)
+    return " ".join(part for part in parts if part)
 
 
 def _share(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.3f}"
 
 
-def save(run: Run, trained: Trained, state: State, keep: int) -> None:
+def save(run: Run, trained: Trained, state: State, keep: int, critic: Trained | None = None) -> None:
     """A checkpoint of the step that state speaks of, where there is none yet."""
     if state.saved == state.step:
         return
-    tensors = trained.state()
+    tensors = trained.state() | ({} if critic is None else critic.state())
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise NonFiniteError(f"step {state.step}: {name} holds NaN or infinity, so no checkpoint of it is saved")
@@ -206,7 +253,9 @@ def save(run: Run, trained: Trained, state: State, keep: int) -> None:
         "tokens": state.tokens,
         "before": state.before,
         "kl_coef": state.kl_coef,
+        "running": astuple(state.running),
         "seconds": state.seconds(),
+        **({} if critic is None else {"critic": critic.numbers()}),
     }
     run.sync()
     checkpoint.save(run.folder / "checkpoints", state.step, tensors, numbers, keep=keep)
@@ -215,17 +264,27 @@ def save(run: Run, trained: Trained, state: State, keep: int) -> None:
 
 
 def guard(
-    run: Run, trained: Trained, metrics: Mapping[str, float], step: int, batch: Mapping[str, Any], progress: Progress
+    run: Run,
+    trained: Trained,
+    metrics: Mapping[str, float],
+    step: int,
+    batch: Mapping[str, Any],
+    progress: Progress,
+    critic: Trained | None = None,
 ) -> None:
     """Say of updates that were skipped, and keep what they were computed from. NonFiniteError after too many."""
-    if not metrics.get("skipped_updates"):
+    skipped = [(trained, "loss or gradient", "optim")] if metrics.get("skipped_updates") else []
+    if critic is not None and metrics.get("critic/skipped_updates"):
+        skipped.append((critic, "the critic's loss or gradient", "critic.optim"))
+    if not skipped:
         return
     path = run.write_nonfinite(step, {name: tensor for name, tensor in batch.items() if tensor is not None})
-    in_a_row, most = trained.skipped_in_a_row, trained.settings.max_nonfinite
-    text = f"step {step}: NaN or infinity in loss or gradient; the update was skipped, its batch is in {path}"
-    if in_a_row > most:
-        raise NonFiniteError(f"{text}; {in_a_row} in a row, at most {most} are let pass (optim.max_nonfinite)")
-    progress.warn(text)
+    for of, where, section in skipped:
+        in_a_row, most = of.skipped_in_a_row, of.settings.max_nonfinite
+        text = f"step {step}: NaN or infinity in {where}; the update was skipped, its batch is in {path}"
+        if in_a_row > most:
+            raise NonFiniteError(f"{text}; {in_a_row} in a row, at most {most} are let pass ({section}.max_nonfinite)")
+        progress.warn(text)
 
 
 def save_trained(model: Any, tokenizer: Any, run: Run) -> None:
@@ -236,7 +295,7 @@ def save_trained(model: Any, tokenizer: Any, run: Run) -> None:
     policy.save_model(model, tokenizer, run.model_folder)
 
 
-def resume(run: Run, trained: Trained, progress: Progress) -> State:
+def resume(run: Run, trained: Trained, progress: Progress, critic: Trained | None = None) -> State:
     """The state of the newest whole checkpoint, or the start; later rows are forgotten."""
     found = checkpoint.load_newest(run.folder / "checkpoints")
     if found is None:
@@ -249,6 +308,8 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
         progress.warn(line)
     try:
         trained.load_state(tensors, numbers)
+        if critic is not None:
+            critic.load_state(tensors, numbers.get("critic", {}))
     except ValueError as error:
         raise DataError(f"the checkpoint of step {step} in {run.folder} is of another model: {error}") from error
     run.truncate(step)
@@ -264,6 +325,7 @@ def resume(run: Run, trained: Trained, progress: Progress) -> State:
         tokens=numbers["tokens"],
         before=numbers["before"],
         kl_coef=numbers.get("kl_coef"),
+        running=Running(*numbers.get("running", ())),
         seconds_before=numbers["seconds"],
         saved=step,
     )

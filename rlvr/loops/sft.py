@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from rlvr import chat, parallel, policy
-from rlvr.batching import micro_batches
-from rlvr.errors import NonFiniteError, Stopped
+from rlvr.batching import Rows, micro_batches
+from rlvr.errors import NonFiniteError
 from rlvr.failpoints import failpoint
 from rlvr.loops import setup
 from rlvr.loops.stopping import StopRequest
+from rlvr.loops.supervised import Job, learn
 from rlvr.progress import Progress
 from rlvr.recipe import Model, PretrainRecipe, SftRecipe
-from rlvr.runs import Run, read_metrics
+from rlvr.runs import Run
 from rlvr.seeds import seed_for
-from rlvr.tasks import BatchPlan, exclude_prompts, load_demonstrations, load_tasks
+from rlvr.tasks import exclude_prompts, load_demonstrations, load_tasks
 from rlvr.trained import Trained
 from rlvr.types import Demonstration
 
@@ -50,7 +46,14 @@ def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress, stop
     if len(examples) < len(demonstrations):
         progress.warn(f"{len(demonstrations) - len(examples)} demonstrations left out: they are too long")
     stop.check("before the first step")
-    return _train(_Job(recipe, run, progress, _trained(recipe, model), tokenizer, examples), stop)
+    job = Job(recipe, run, progress, _trained(recipe, model), tokenizer, stop)
+    return learn(
+        job,
+        [len(e.ids) for e in examples],
+        lambda rows: Rows.of([examples[i] for i in rows]),
+        partial(update, job.trained, fused=recipe.loss.fused),
+        shown=_SHOWN,
+    )
 
 
 def begin(recipe: SftRecipe | PretrainRecipe) -> Callable[[Rows], dict[str, float]]:
@@ -84,76 +87,6 @@ def _trained(recipe: SftRecipe | PretrainRecipe, model: Any) -> Trained:
     return Trained(model, recipe.optim, recipe.steps, packs=setup.decide_packing(recipe.packing, model))
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What a run has in hand."""
-
-    recipe: SftRecipe | PretrainRecipe
-    run: Run
-    progress: Progress
-    trained: Trained
-    tokenizer: Any
-    examples: Sequence[chat.Example]
-
-
-def _train(job: _Job, stop: StopRequest) -> dict[str, Any]:
-    recipe, run, progress, trained = job.recipe, job.run, job.progress, job.trained
-    state = setup.resume(run, trained, progress)
-    parallel.begin()
-    trained.share_state()
-    work = parallel.Together(partial(update, trained, fused=recipe.loss.fused))
-    plan = BatchPlan([len(e.ids) for e in job.examples], recipe.batch_size, recipe.bucket, recipe.seed)
-    metrics = _last_metrics(run)  # where the last step was done before the run was killed
-    progress.begin(state.step)
-    for step in range(state.step + 1, recipe.steps + 1):
-        started = time.perf_counter()
-        batch = pad([job.examples[i] for i in plan.rows(step - 1)])
-        metrics = work(batch)
-        setup.guard(run, trained, metrics, step, batch._asdict(), progress)
-        failpoint("update")
-        tokens = int(batch.mask_BT.sum())
-        state.advance(step, cursor=step, tokens=tokens)
-        seconds = time.perf_counter() - started
-        metrics |= {
-            "num_tokens": float(state.tokens),
-            "epoch": step / plan.steps_per_epoch,
-            "step_time": seconds,
-            "perf/tokens_per_second": tokens / seconds,
-        }
-        run.record(step, metrics)
-        progress.step(step, metrics, _SHOWN)
-        if stop.requested and step < recipe.steps:
-            setup.save(run, trained, state, recipe.checkpoint.keep)
-            raise Stopped(
-                f"stopped after step {step} of {recipe.steps}; the same command with run.dir={run.folder} resumes"
-            )
-        if setup.is_due(step, recipe.checkpoint.every):
-            setup.save(run, trained, state, recipe.checkpoint.keep)
-    setup.save_trained(trained.model, job.tokenizer, run)
-    summary = {
-        "stage": recipe.stage,
-        "steps": recipe.steps,
-        "seconds": state.seconds(),
-        "tokens": state.tokens,
-        "loss": metrics.get("loss"),
-        "warnings": progress.num_warnings,
-        "model": str(run.model_folder),
-    }
-    run.finish(summary)
-    return summary
-
-
-class Rows(NamedTuple):
-    """Demonstrations of one step as tensors."""
-
-    ids_BT: Tensor
-    """int64, right-padded with 0."""
-    mask_BT: Tensor
-    """bool, True where a token is trained."""
-    length_B: Tensor
-    """int64, tokens that are no padding."""
-
-
 def update(trained: Trained, rows: Rows, fused: str = "auto") -> dict[str, float]:
     """One optimizer step on the mean cross-entropy over all masked tokens, whatever the split into micro-batches.
 
@@ -162,15 +95,18 @@ def update(trained: Trained, rows: Rows, fused: str = "auto") -> dict[str, float
     """
     num_tokens = int(rows.mask_BT.sum())
     longest = int(rows.length_B.max())
-    sums = parallel.add(trained.in_memory(partial(_gradient, trained, rows, num_tokens, fused), longest))
+    sums = parallel.add(trained.in_memory(partial(gradient, trained, rows, num_tokens, fused), longest))
     step = trained.step()
     if "skipped_updates" in step:
         return step
     return {"loss": sums["loss"], "mean_token_accuracy": sums["mean_token_accuracy"] / num_tokens, **step}
 
 
-def _gradient(trained: Trained, rows: Rows, num_tokens: int, fused: str) -> dict[str, float]:
-    """Add this rank's share of the gradient; its sums over tokens."""
+def gradient(trained: Trained, rows: Rows, divisor: float, fused: str) -> dict[str, float]:
+    """Add this rank's share of the gradient of the summed cross-entropy / divisor.
+
+    "loss": that share itself; "mean_token_accuracy": tokens guessed right, not yet divided.
+    """
     own = Rows(*(x[parallel.share_B(rows.length_B)].to(setup.device()) for x in rows))
     totals: defaultdict[str, float] = defaultdict(float)
     for index_B in micro_batches(own.length_B, trained.micro_tokens):
@@ -185,29 +121,14 @@ def _gradient(trained: Trained, rows: Rows, num_tokens: int, fused: str) -> dict
                     mask_BT,
                     length_B=length_B if trained.packs else None,
                     fused=fused == "auto",
-                    expected_grad=1 / num_tokens,
+                    expected_grad=1 / divisor,
                 )
             except NonFiniteError:
                 trained.spoil()
                 continue
-            totals["loss"] += trained.backward(sums, num_tokens)
+            totals["loss"] += trained.backward(sums, divisor)
             totals["mean_token_accuracy"] += sums.metrics["mean_token_accuracy"]
     return totals
-
-
-def pad(examples: Sequence[chat.Example]) -> Rows:
-    """The examples as tensors; every token but the first is trained, or those behind the prompt alone."""
-    length_B = torch.tensor([len(e.ids) for e in examples])
-    ids_BT = torch.zeros(len(examples), int(length_B.max()), dtype=torch.int64)
-    mask_BT = torch.zeros(ids_BT.shape, dtype=torch.bool)
-    for row, example in enumerate(examples):
-        ids_BT[row, : len(example.ids)] = torch.as_tensor(example.ids)
-        mask_BT[row, max(1, example.num_prompt) : len(example.ids)] = True  # nothing predicts the first token
-    return Rows(ids_BT, mask_BT, length_B)
-
-
-def _last_metrics(run: Run) -> dict[str, float]:
-    return next(iter(read_metrics(run.folder)[-1:]), {})
 
 
 def _text(demonstration: Demonstration) -> str:

@@ -2,41 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from rlvr import recipe
 from rlvr.errors import RlvrError, SettingsError
+from rlvr.inputs import fingerprint_model
+from rlvr.rewards import composite
 from rlvr.rewards.bound import start_problems
+from rlvr.rewards.unsupervised import Majority, PolicyView, SelfCertainty
 from rlvr.rewards.verified import VerifiedReward, VerifierPool
 from rlvr.seeds import seed_for
 from rlvr.types import Completion, Group, Part, RewardSource, Rollout, Task, Verdict
 
 OVERLONG = "overlong"
-"""The part that takes off what a completion's length costs; no part of a recipe may bear its name."""
+"""The part that takes off what a completion's length or missing end costs; no part of a recipe may bear its name."""
+MODEL = "model"
+"""The verifier in the verdicts of a part of kind model."""
+_ASKS_VERIFIERS = (recipe.VerifiedReward, recipe.MajorityReward)
+_MODELS = (recipe.ModelReward, recipe.SelfCertaintyReward)
+
+
+def sigmoid(value: float) -> float:
+    """1 / (1 + e^-value) without overflow: the score of a number of any size."""
+    small = math.exp(-abs(value))
+    return 1 / (1 + small) if value >= 0 else small / (1 + small)
 
 
 def combine(
-    verdicts: Mapping[str, Verdict], rewards: Mapping[str, recipe.Reward], left_out: Collection[str] = ()
+    verdicts: Mapping[str, Verdict],
+    rewards: Mapping[str, recipe.Reward],
+    left_out: Collection[str] = (),
+    steps: Mapping[str, float] | None = None,
 ) -> float | None:
-    """sum of weight * score over the parts that speak; None where none does, or one that is needed failed.
+    """sum of weight * worth over the parts that speak; None where none does, or one that is needed failed.
 
     Weights are not renormalised: a part that is left out counts as nothing, and the others as they are. A part of
-    weight 0 is only logged, so it makes nothing unjudged.
+    weight 0 is only logged, so it makes nothing unjudged. A part behind a gate adds weight / 2 * score * steps[gate]
+    instead, see gate_step().
     """
     total, num_parts = 0.0, 0
     for name, reward in rewards.items():
         verdict = verdicts[name]
         if reward.weight == 0 or name in left_out:
             continue
-        if verdict.score is not None:
-            total += reward.weight * verdict.score
+        if verdict.score is not None and verdict.worth is not None:
+            gate = None if reward.gate is None else (steps or {})[reward.gate]
+            total += reward.weight * verdict.worth if gate is None else reward.weight / 2 * verdict.score * gate
             num_parts += 1
         elif verdict.is_failure and not reward.optional:
             return None
     return total if num_parts else None
+
+
+def gate_step(worths: Iterable[float | None], weight: float) -> float:
+    """|weight| times the smallest difference between siblings' worths by a gate, at most 1; 1 where they are equal.
+
+    Differences below 1e-9 are rounding and count as none: behind such a step nothing would be left of the parts.
+    What the parts behind the gate add is within half of it: weights that add up to 1 at most, scores in [0, 1]. So the
+    sum of gate and parts behind it orders siblings as the gate does, and those that are equal by it as the parts do.
+    """
+    ordered = sorted({worth for worth in worths if worth is not None})
+    steps = [above - below for below, above in pairwise(ordered)]
+    return abs(weight) * min([1.0, *(step for step in steps if step > 1e-9)])
+
+
+def group_rewards(
+    verdicts_G: Sequence[Mapping[str, Verdict]],
+    rewards: Mapping[str, recipe.Reward],
+    is_answered_G: Sequence[bool] | None = None,
+) -> list[float | None]:
+    """combine() of all siblings, with what they have in common: optional parts that are left out, and steps of gates.
+
+    is_answered_G: False for what the engine took back, which makes no part fail; None: all were answered.
+    """
+    answered = [
+        v for v, is_answered in zip(verdicts_G, is_answered_G or [True] * len(verdicts_G), strict=True) if is_answered
+    ]
+    left_out = failed_optional(answered, rewards)
+    gates = {part.gate for part in rewards.values() if part.gate is not None}
+    steps = {gate: gate_step([v[gate].worth for v in answered], rewards[gate].weight) for gate in gates}
+    return [combine(verdicts, rewards, left_out, steps) for verdicts in verdicts_G]
 
 
 def failed_optional(verdicts_G: Sequence[Mapping[str, Verdict]], rewards: Mapping[str, recipe.Reward]) -> set[str]:
@@ -58,8 +108,8 @@ def parts_of(rewards: Mapping[str, recipe.Reward], overlong: recipe.Overlong) ->
         for name, reward in rewards.items()
         if reward.weight
     ]
-    if overlong.buffer > 0 and overlong.penalty > 0:
-        parts.append(Part(name=OVERLONG, weight=-overlong.penalty))
+    if overlong.most > 0:
+        parts.append(Part(name=OVERLONG, weight=-overlong.most))
     return tuple(parts)
 
 
@@ -84,31 +134,38 @@ class RandomReward:
 
 
 class OverlongPenalty:
-    """Share s of `penalty` by length: 0 up to the buffer, then linear, 1 at max_tokens. The reward is less penalty * s.
+    """What is taken off: the share s of `penalty` by length (0 up to the buffer, then linear, 1 at max_tokens,
+    https://arxiv.org/abs/2503.14476 eq. 13), and `missing_eos` where the completion was cut.
 
-    https://arxiv.org/abs/2503.14476 eq. 13
+    The verdict's score is its share of overlong.most.
     """
 
     def __init__(self, overlong: recipe.Overlong, max_tokens: int) -> None:
-        assert overlong.buffer > 0 and max_tokens > 0
-        self.penalty, self._max = overlong.penalty, max_tokens
+        assert overlong.is_on and max_tokens > 0
+        self._overlong, self._max = overlong, max_tokens
         self._buffer = overlong.buffer * max_tokens
 
     def apply(self, rollout: Rollout) -> Rollout:
         """The rollout with a verdict more, and where it was judged a reward that is less."""
         verdict = self._verdict(rollout.completion, rollout.reward)
         assert verdict.score is not None
-        reward = None if rollout.reward is None else rollout.reward - self.penalty * verdict.score
+        reward = None if rollout.reward is None else rollout.reward - self._overlong.most * verdict.score
         return replace(rollout, verdicts={**rollout.verdicts, OVERLONG: verdict}, reward=reward)
 
     def _verdict(self, completion: Completion, reward: float | None) -> Verdict:
-        length = len(completion.token_ids)
-        share = min(1.0, max(0.0, 1 - (self._max - length) / self._buffer))
+        overlong, length = self._overlong, len(completion.token_ids)
+        said, score = [f"{length} of {self._max} tokens"], 0.0
+        if overlong.buffer > 0:
+            score = min(1.0, max(0.0, 1 - (self._max - length) / self._buffer))
+            said.append(f"penalty over the last {self._buffer:g}: {score:.3g} of {overlong.penalty:g}")
+        if overlong.missing_eos > 0:
+            due = overlong.missing_eos if completion.finish == "length" else 0.0
+            said.append(f"its end {'missing' if due else 'there'}: {due:g} of {overlong.missing_eos:g}")
+            score = (score * overlong.penalty + due) / overlong.most
         return Verdict(
-            score=share,
-            outcome="correct" if share == 0 else "wrong" if share == 1 else "partial",
-            reason=f"{length} of {self._max} tokens, penalty over the last {self._buffer:g}: "
-            f"{share:.3g} of {self.penalty:g}",
+            score=score,
+            outcome="correct" if score == 0 else "wrong" if score == 1 else "partial",
+            reason=", ".join(said),
             checks={"reward_before": reward},
             verifier=OVERLONG,
             version="1",
@@ -116,13 +173,13 @@ class OverlongPenalty:
 
 
 def earned(rollout: Rollout) -> float | None:
-    """The reward without what its length took off: what the response itself was worth."""
+    """The reward without what its length or its missing end took off: what the response itself was worth."""
     overlong = rollout.verdicts.get(OVERLONG)
     return rollout.reward if overlong is None or rollout.reward is None else overlong.checks["reward_before"]
 
 
 class Rewards:
-    """All reward parts of a run. Safe from any thread."""
+    """All reward parts of a run. Safe from any thread, where none is a model."""
 
     def __init__(
         self,
@@ -135,6 +192,7 @@ class Rewards:
     ) -> None:
         self._rewards, self._sources, self._pool, self._overlong = rewards, sources, pool, overlong
         self._options = {**(options or {}), **options_by_verifier(rewards)}
+        self._in_the_loop = [name for name, reward in rewards.items() if isinstance(reward, _MODELS)]
         # one thread waits for one group's verdicts; the work is done in the pool's processes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rlvr-rewards")
 
@@ -143,26 +201,47 @@ class Rewards:
 
         A greedy completion is judged as one more of the siblings. What the engine took back makes no part fail.
         """
+        return self._scored(groups, self._asked(groups, self._in_the_loop))
+
+    def _asked(self, groups: Sequence[Group], names: Collection[str]) -> dict[str, list[list[Verdict]]]:
+        """Verdicts [group][rollout] by the parts of these names."""
         whole = [replace(group, rollouts=group.all_rollouts, greedy=None) for group in groups]
-        parts = {name: source.score(whole) for name, source in self._sources.items()}
+        return {name: self._sources[name].score(whole) for name in self._sources if name in names}
+
+    def _scored(self, groups: Sequence[Group], told: Mapping[str, list[list[Verdict]]]) -> list[Group]:
+        """The groups with the verdicts of all parts; told: those that there are."""
+        rest = self._asked(groups, [name for name in self._sources if name not in told])
+        parts = {name: (told if name in told else rest)[name] for name in self._sources}
         scored = []
         for g, group in enumerate(groups):
             asked = group.all_rollouts
             verdicts_G = [{name: verdicts[g][k] for name, verdicts in parts.items()} for k in range(len(asked))]
-            answered = [v for v, rollout in zip(verdicts_G, asked, strict=True) if rollout.completion.finish != "abort"]
-            left_out = failed_optional(answered, self._rewards)
+            reward_G = group_rewards(
+                verdicts_G, self._rewards, [rollout.completion.finish != "abort" for rollout in asked]
+            )
             rollouts = [
-                replace(rollout, verdicts=verdicts, reward=combine(verdicts, self._rewards, left_out))
-                for rollout, verdicts in zip(asked, verdicts_G, strict=True)
+                replace(rollout, verdicts=verdicts, reward=reward)
+                for rollout, verdicts, reward in zip(asked, verdicts_G, reward_G, strict=True)
             ]
             if self._overlong is not None:
                 rollouts = [self._overlong.apply(rollout) for rollout in rollouts]
             scored.append(group.with_all(rollouts))
         return scored
 
+    def show_policy(self, view: PolicyView) -> None:
+        """The policy, to the parts that read it; before the first score()."""
+        for source in self._sources.values():
+            if isinstance(source, SelfCertainty):
+                source.policy = view
+
     def submit(self, group: Group) -> Future[Group]:
-        """score([group]) in the background, so that sampling goes on meanwhile."""
-        return self._threads.submit(lambda: self.score([group])[0])
+        """score([group]) in the background, so that sampling goes on meanwhile.
+
+        Parts that are models are asked here and now: what torch does at the same time as an engine in this process, on
+        threads that both set, would differ in its last bits from one attempt to the next.
+        """
+        told = self._asked([group], self._in_the_loop)
+        return self._threads.submit(lambda: self._scored([group], told)[0])
 
     def judge(self, jobs: Sequence[tuple[str, str, Task]]) -> list[Verdict]:
         """Verdicts of (verifier, response, task), in their order: what evaluation needs, without any reward.
@@ -198,9 +277,9 @@ def check_options(
     """
     problems: list[str] = []
     for name, reward in rewards.items():
-        if isinstance(reward, recipe.VerifiedReward) and reward.verifier:
+        if isinstance(reward, _ASKS_VERIFIERS) and reward.verifier:
             problems += start_problems(reward.verifier, reward.options, f"rewards.{name}.options")
-    asked = {reward.verifier for reward in rewards.values() if isinstance(reward, recipe.VerifiedReward)}
+    asked = {reward.verifier for reward in rewards.values() if isinstance(reward, _ASKS_VERIFIERS)}
     for verifier in sorted(set(tasks_verifiers) - asked):
         problems += start_problems(verifier, (options or {}).get(verifier, {}), "options")
     if problems:
@@ -216,25 +295,66 @@ def build(
     overlong: recipe.Overlong | None = None,
     max_tokens: int = 0,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    model: recipe.Model | None = None,
+    tasks: Sequence[Task] = (),
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Rewards:
     """The parts that a recipe names. `tasks_verifiers` are those that tasks name, loaded now rather than midway.
 
-    overlong.buffer adds the part "overlong", for completions of at most `max_tokens`. `options`, by verifier, are for
-    judge() alone. PluginError where a verifier cannot be loaded, SettingsError where a part bears that name, or as
-    check_options().
+    overlong.buffer and overlong.missing_eos add the part "overlong", for completions of at most `max_tokens`.
+    `options`, by verifier, are for judge() alone. Parts of kind model read what `model`, the policy, writes for these
+    tasks, and tell `warn` of a number that is not finite. PluginError where a verifier cannot be loaded, DataError
+    where a reward model cannot, SettingsError where a part bears that name, or as check_options().
     """
     if OVERLONG in rewards:
-        raise SettingsError(f"rewards.{OVERLONG}: this name is kept for the penalty of overlong.buffer; choose another")
+        raise SettingsError(f"rewards.{OVERLONG}: this name is kept for the penalties of overlong; choose another")
     check_options(rewards, tasks_verifiers, options)
-    penalty = OverlongPenalty(overlong, max_tokens) if overlong is not None and overlong.buffer > 0 else None
-    named = [reward.verifier for reward in rewards.values() if isinstance(reward, recipe.VerifiedReward)]
+    penalty = OverlongPenalty(overlong, max_tokens) if overlong is not None and overlong.is_on else None
+    named = [reward.verifier for reward in rewards.values() if isinstance(reward, _ASKS_VERIFIERS)]
     verifiers = sorted({name for name in named if name} | set(tasks_verifiers))
-    pool = VerifierPool(verifiers, scoring.workers, scoring.memory_mib) if named or verifiers else None
+    chosen = {**(options or {}), **options_by_verifier(rewards)}
+    verifiers += composite.verifiers_of(chosen[composite.NAME]) if composite.NAME in verifiers else []
+    pool = VerifierPool(verifiers, scoring.workers, scoring.memory_mib, seed) if named or verifiers else None
     sources: dict[str, RewardSource] = {}
     for name, reward in rewards.items():
         if isinstance(reward, recipe.RandomReward):
             sources[name] = RandomReward(name, reward.p, seed)
+        elif isinstance(reward, recipe.ModelReward):
+            sources[name] = _model_reward(name, reward, model, tasks, warn)
+        elif isinstance(reward, recipe.SelfCertaintyReward):
+            sources[name] = SelfCertainty()
+        elif isinstance(reward, recipe.MajorityReward):
+            assert pool is not None
+            sources[name] = Majority(VerifiedReward(pool, reward.verifier, reward.options))
         else:
             assert pool is not None
             sources[name] = VerifiedReward(pool, reward.verifier, reward.options)
     return Rewards(rewards, sources, pool, threads=scoring.workers + 2, overlong=penalty, options=options)
+
+
+def _model_reward(
+    name: str,
+    reward: recipe.ModelReward,
+    model: recipe.Model | None,
+    tasks: Sequence[Task],
+    warn: Callable[[str], None],
+) -> RewardSource:
+    from rlvr.rewards.model import ModelReward, Writer  # with torch, which those who only judge need not wait for
+
+    if model is None:
+        raise ValueError(
+            f"rewards.{name} is a model that reads what the policy writes: give build() the policy's model"
+        )
+    return ModelReward(name, reward, Writer.of(model), tasks, warn)
+
+
+def fingerprints(rewards: Mapping[str, recipe.Reward]) -> dict[str, str]:
+    """Of the models that are rewards, by setting: a run that goes on must find the same."""
+    return {
+        f"rewards.{name}.{'paths' if reward.paths else 'path'}": " ".join(
+            fingerprint_model(path, setting=f"rewards.{name}.{'paths' if reward.paths else 'path'}")
+            for path in reward.paths or (str(reward.path),)
+        )
+        for name, reward in rewards.items()
+        if isinstance(reward, recipe.ModelReward)
+    }

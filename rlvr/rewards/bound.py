@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import json
 import time
+import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from rlvr import plugins
-from rlvr.errors import PluginError, SettingsError, near
+from rlvr.awaiting import awaited
+from rlvr.errors import PluginError, SettingsError, near, one_line
+from rlvr.rewards.code_hash import code_hash
+from rlvr.rewards.frames import to_bytes, to_json
+from rlvr.seeds import seed_for
 from rlvr.types import Task, Verdict
 from rlvr.verifiers.extract import extract
 
-INJECTED = ("response", "gold", "task", "answer", "how")
+INJECTED = ("response", "gold", "task", "answer", "how", "seed")
+_GRACE_SECONDS = 0.1
+"""After its wall limit a coroutine is cancelled, when whoever waited has been told."""
+STDERR_CHARACTERS = 2000
+"""Of what a verifier printed, the end that its verdict keeps."""
+
+
+Job = tuple[str, str, Task, Mapping[str, Any]]
+"""(verifier, response, task, options)"""
+Compose = Callable[
+    [str, Task, Mapping[str, Any]], tuple[Sequence[Job | Verdict], Callable[[Sequence[Verdict]], Verdict]]
+]
+"""(response, task, options) -> what is to be judged, or known already, and the verdict that follows from theirs.
+
+SettingsError where the options are no use.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +51,14 @@ class Bound:
     options: tuple[str, ...]
     """Keyword-only parameters with a default: what a recipe sets under rewards.NAME.options."""
     version: str
-    deadline: float
+    """As declared, with a hash of the code."""
+    timeout: float
     """CPU seconds."""
     wall_limit: float
     """Seconds; for verifiers that sleep or wait. Far off, so that a busy machine changes no verdict."""
+    isolation: plugins.Isolation
+    compose: Compose | None
+    """For one that is made of others."""
 
 
 def lookup(name: str) -> Bound:
@@ -43,33 +68,58 @@ def lookup(name: str) -> Bound:
         raise PluginError(f"verifier {name!r} is {type(function).__name__}, which cannot be called")
     given, options = [], []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.name in INJECTED:
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
+            options.append(parameter.name)  # also one that bears the name of what is given to others
+        elif parameter.name in INJECTED:
             given.append(parameter.name)
-        elif parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty:
-            options.append(parameter.name)
         else:
             raise PluginError(
                 f"verifier {name!r} has a parameter {parameter.name!r}; parameters are given by name, out of "
                 f"{', '.join(INJECTED)} (an option stands behind * and has a default)"
             )
-    deadline = float(getattr(function, "verifier_deadline", 1.0))
+    timeout = float(getattr(function, "verifier_timeout", 1.0))
     return Bound(
         name=getattr(function, "verifier_name", name),
         function=function,
         parameters=tuple(given),
         options=tuple(options),
-        version=getattr(function, "verifier_version", "1"),
-        deadline=deadline,
-        wall_limit=float(getattr(function, "verifier_wall_seconds", None) or max(10.0, 10 * deadline)),
+        version=f"{getattr(function, 'verifier_version', '1')}+{code_hash(function)}",
+        timeout=timeout,
+        wall_limit=float(getattr(function, "verifier_wall_seconds", None) or max(10.0, 10 * timeout)),
+        isolation=getattr(function, "verifier_isolation", "worker"),
+        compose=getattr(function, "verifier_compose", None),
     )
+
+
+def try_lookup(name: str) -> tuple[Bound | None, str]:
+    """As lookup(), but what goes wrong is told in the second, one line."""
+    try:
+        return lookup(name), ""
+    except PluginError as error:
+        return None, str(error)
+    except Exception as error:  # the plugin's own code fails while it is imported
+        return None, cannot_be_loaded(name, error)
+
+
+def cannot_be_loaded(name: str, error: Exception) -> str:
+    """One line."""
+    return f"verifier {name!r} cannot be loaded: {one_line(error)}"
 
 
 def option_problems(verifier: str, options: Mapping[str, Any], where: str) -> list[str]:
     """A line for each option that the verifier does not have, or whose value is not of its type.
 
-    `where` is where they stand, such as "rewards.answer.options". PluginError where there is no such verifier.
+    And what `option_problems(options, where)` of the verifier's module adds to that. `where` is where they stand, such
+    as "rewards.answer.options". PluginError where there is no such verifier.
     """
     bound = lookup(verifier)
+    problems = declared_problems(bound, options, where)
+    hook = _hook(bound, "option_problems")
+    return problems if problems or hook is None else hook(options, where)
+
+
+def declared_problems(bound: Bound, options: Mapping[str, Any], where: str) -> list[str]:
+    """option_problems() as far as names and annotations of the function's parameters tell."""
     problems = []
     for name, value in options.items():
         if name not in bound.options:
@@ -100,15 +150,19 @@ def start_problem(verifier: str, options: Mapping[str, Any]) -> str:
     return f"verifier {bound.name!r}: {told}" if told else ""
 
 
-def gold_problem(bound: Bound, task: Task) -> str:
-    """Why the task's gold is no use, by `gold_problem(verifier, task)` of the verifier's module; one line, or ""."""
+def gold_problem(bound: Bound, task: Task, options: Mapping[str, Any] | None = None) -> str:
+    """Why the task's gold is no use, by `gold_problem(verifier, task)` of the verifier's module; one line, or "".
+
+    The options are passed on where that function has a parameter `options`.
+    """
     hook = _hook(bound, "gold_problem")
     if hook is None:
         return ""
+    more = {"options": options or {}} if "options" in inspect.signature(hook).parameters else {}
     try:
-        return hook(bound.name, task)
+        return hook(bound.name, task, **more)
     except Exception as error:  # somebody else's module, and data that nobody has seen
-        return " ".join(f"its gold cannot be read: {type(error).__name__}: {error}".split())
+        return f"its gold cannot be read: {one_line(error)}"
 
 
 def read_options(texts: Sequence[str], flag: str) -> dict[str, Any]:
@@ -133,6 +187,19 @@ def option_value(text: str) -> Any:
         return text
 
 
+def trusted_options(bound: Bound) -> tuple[str, ...]:
+    """TRUSTED_OPTIONS of the verifier's module: those that say what is run, read or asked on this machine.
+
+    Whoever sets one of them may do what this process may, so a service takes none from a request.
+    """
+    return tuple(getattr(inspect.getmodule(bound.function), "TRUSTED_OPTIONS", ()))
+
+
+def trusted_gold(bound: Bound) -> str:
+    """TRUSTED_GOLD of the verifier's module: why its golds are not a stranger's to give; "" where they may be."""
+    return str(getattr(inspect.getmodule(bound.function), "TRUSTED_GOLD", ""))
+
+
 def _hook(bound: Bound, name: str) -> Callable[..., Any] | None:
     """A function of that name in the verifier's module."""
     found = getattr(inspect.getmodule(bound.function), name, None)
@@ -146,8 +213,7 @@ def _type_problem(bound: Bound, option: str, value: Any) -> str:
     try:
         wanted = typing.get_type_hints(bound.function, include_extras=True).get(option, Any)
     except Exception as error:  # whatever stands in somebody else's annotations
-        told = f"{type(error).__name__}: {error}"
-        raise PluginError(f"verifier {bound.name!r}: its annotations cannot be read: {told}") from error
+        raise PluginError(f"verifier {bound.name!r}: its annotations cannot be read: {one_line(error)}") from error
     try:
         TypeAdapter(wanted, config=ConfigDict(strict=True)).validate_python(value)
     except ValidationError as error:
@@ -173,31 +239,95 @@ def start_up(bound: Bound) -> None:
             hook()
 
 
-def apply(bound: Bound, response: str, task: Task, options: Mapping[str, Any] | None = None) -> Verdict:
-    """Run the verifier here and now, without any deadline; whatever it does becomes a Verdict."""
+def apply(bound: Bound, response: str, task: Task, options: Mapping[str, Any] | None = None, seed: int = 0) -> Verdict:
+    """Run the verifier here and now, without any deadline; whatever it does becomes a Verdict.
+
+    `seed` is the run's; the verifier gets verifier_seed() of it.
+    """
     start = time.perf_counter()
+    options = options or {}
+    verdict = run(bound, response, task, options, seed)
     try:
-        verdict = _call(bound, response, task, options or {})
-    except MemoryError:
-        verdict = Verdict(score=0.0, outcome="too_complex", reason="checking it needs more memory than allowed")
+        hashed = input_hash(bound, *texts(response, task, options), task.id, seed)
+    except (TypeError, ValueError, RecursionError):  # judged here, though it could not be sent to a process
+        hashed = ""
+    seconds = time.perf_counter() - start
+    return replace(verdict, seconds=seconds, verifier=bound.name, version=bound.version, input_hash=hashed)
+
+
+def run(bound: Bound, response: str, task: Task, options: Mapping[str, Any], seed: int) -> Verdict:
+    """As apply(), without the fields that say who judged what."""
+    try:
+        return _call(bound, response, task, options, seed)
+    except MemoryError as error:
+        if bound.isolation == "thread":  # there is no limit but that of the whole process
+            return raised(bound, error)
+        return Verdict(score=0.0, outcome="too_complex", reason="checking it needs more memory than allowed")
     except BaseException as error:  # also SystemExit: a plugin may do anything, and the worker goes on
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        verdict = Verdict(score=None, outcome="error", reason=f"verifier {bound.name!r} raised {text}")
-    return replace(verdict, seconds=time.perf_counter() - start, verifier=bound.name, version=bound.version)
+        return raised(bound, error)
 
 
-def _call(bound: Bound, response: str, task: Task, options: Mapping[str, Any]) -> Verdict:
+def raised(bound: Bound, error: BaseException) -> Verdict:
+    """The verdict of a verifier that raised: no score."""
+    return Verdict(
+        score=None,
+        outcome="error",
+        reason=f"verifier {bound.name!r} raised {one_line(error)}",
+        stderr="".join(traceback.format_exception(error))[-STDERR_CHARACTERS:],
+    )
+
+
+def verifier_seed(bound: Bound, task_id: str, seed: int) -> int:
+    """What a verifier's parameter `seed` gets: the same at every attempt of a run, unknown to who writes responses."""
+    return seed_for(seed, "verifier", bound.name, task_id)
+
+
+def texts(response: str, task: Task, options: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
+    """The response, and JSON of what else of the task bears on a verdict (gold, prompt, info) and of the options.
+
+    TypeError, ValueError or RecursionError where something cannot be written so.
+    """
+    return to_bytes(response), to_json([task.gold, task.prompt, task.info]), to_json(options) if options else b"{}"
+
+
+def input_hash(bound: Bound, response: bytes, asked: bytes, options: bytes, task_id: str, seed: int) -> str:
+    """16 hex digits of texts() and, for a verifier that uses one, of its seed."""
+    digest = hashlib.blake2b(b"%d %d " % (len(response), len(asked)), digest_size=8)
+    digest.update(response)
+    digest.update(asked)
+    digest.update(options)
+    if "seed" in bound.parameters:
+        digest.update(verifier_seed(bound, task_id, seed).to_bytes(8, "little"))
+    return digest.hexdigest()
+
+
+def _call(bound: Bound, response: str, task: Task, options: Mapping[str, Any], seed: int) -> Verdict:
+    if bound.compose is not None:
+        jobs, combine = bound.compose(response, task, options)
+        return combine([job if isinstance(job, Verdict) else _part(*job, seed) for job in jobs])
     given: dict[str, Any] = {"response": response, "gold": task.gold, "task": task}
+    if "seed" in bound.parameters:
+        given["seed"] = verifier_seed(bound, task.id, seed)
     extracts = "answer" in bound.parameters or "how" in bound.parameters
     if extracts:
         found = extract(response)
         if found is None:
             return Verdict(score=0.0, outcome="no_answer", reason="the response commits to no answer")
         given.update(answer=found.answer, how=found.how)
-    verdict = _as_verdict(bound, bound.function(**{name: given[name] for name in bound.parameters}, **options))
+    result = bound.function(**{name: given[name] for name in bound.parameters}, **options)
+    if inspect.isawaitable(result):
+        result = awaited(result, bound.wall_limit + _GRACE_SECONDS)
+    verdict = _as_verdict(bound, result)
     if extracts and verdict.answer is None:
         verdict = replace(verdict, answer=given["answer"], how=given["how"])
     return verdict
+
+
+def _part(verifier: str, response: str, task: Task, options: Mapping[str, Any], seed: int) -> Verdict:
+    bound, problem = try_lookup(verifier)
+    if bound is None:
+        return Verdict(score=None, outcome="error", reason=problem, verifier=verifier)
+    return apply(bound, response, task, options, seed)
 
 
 def _as_verdict(bound: Bound, result: Any) -> Verdict:
@@ -205,6 +335,8 @@ def _as_verdict(bound: Bound, result: Any) -> Verdict:
         return result
     if result is None:
         return Verdict(score=None, outcome="not_applicable", reason=f"{bound.name} does not speak of this task")
+    if hasattr(result, "item") and getattr(result, "ndim", None) == 0:  # a number of numpy's or torch's
+        result = result.item()
     if isinstance(result, bool | int | float) and 0 <= result <= 1:  # NaN is not
         outcome = "correct" if result == 1 else "wrong" if result == 0 else "partial"
         return Verdict(score=float(result), outcome=outcome)

@@ -265,11 +265,18 @@ def _answer(items: Sequence[Item], verdicts: Sequence[Verdict]) -> Response:
 
 def _row(item: Item, verdict: Verdict) -> str:
     try:
-        return json.dumps({"id": item.id, **asdict(verdict)}, allow_nan=False)
+        return json.dumps({"id": item.id, **_told(verdict)}, allow_nan=False)
     except ValueError:  # infinity, which the pool lets through
         reason = "its verdict holds a number that JSON has no word for"
         verdict = Verdict(score=None, outcome="error", reason=reason, verifier=verdict.verifier)
-        return json.dumps({"id": item.id, **asdict(verdict)})
+        return json.dumps({"id": item.id, **_told(verdict)})
+
+
+def _told(verdict: Verdict) -> dict[str, Any]:
+    """What a client is told: not what was printed, which may tell of this machine."""
+    fields = asdict(verdict)
+    del fields["stderr"]
+    return fields
 
 
 def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlvr.errors import SettingsError
-from rlvr.rewards.bound import lookup, option_problems, option_value, start_problem
+from rlvr.rewards.bound import lookup, option_problems, option_value, start_problem, trusted_gold, trusted_options
 
 _PERMISSION = "allow_"
 """Options that begin so say what may be done to this machine."""
@@ -23,7 +23,8 @@ class Offer:
     def __init__(self, verifiers: Sequence[str], options: Sequence[str] = (), *, leave_out: bool = False) -> None:
         """`options` are texts such as "python_tests.wall_seconds=30". SettingsError names those that are not right.
 
-        So it does where a verifier cannot judge on this machine; with leave_out it is left out instead.
+        So it does where a verifier cannot judge on this machine; with leave_out it is left out instead, and so is one
+        whose golds are not a stranger's to give.
         """
         self._given: dict[str, dict[str, Any]] = {name: {} for name in verifiers}
         for text in options:
@@ -38,7 +39,13 @@ class Offer:
             for problem in option_problems(name, given, f"--option {name}")
         ]
         self.left_out = (
-            {} if problems else {n: told for n, given in self._given.items() if (told := start_problem(n, given))}
+            {}
+            if problems
+            else {
+                name: told
+                for name, given in self._given.items()
+                if (told := start_problem(name, given) or (leave_out and trusted_gold(lookup(name))))
+            }
         )
         """Why, by the name of each verifier that cannot be asked for here."""
         if problems or (self.left_out and not leave_out):
@@ -52,17 +59,21 @@ class Offer:
 
     def options(self, verifier: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What the verifier is called with. SettingsError names, in one line, an option that cannot be asked for."""
-        problems = option_problems(verifier, asked, "options")
+        # these first: what an option names may be imported to be checked
+        trusted = [name for name in asked if name.startswith(_PERMISSION) or name in trusted_options(lookup(verifier))]
+        problems = [
+            f"options.{name}: is not a request's to set, but of who runs the service (--option)" for name in trusted
+        ]
+        chosen = {**self._given[verifier], **asked}
+        problems = problems or option_problems(verifier, chosen, "options")
         problems = problems or [text for name, value in asked.items() if (text := self._excess(verifier, name, value))]
         if problems:
             told = " ".join(problems[0].split())
             raise SettingsError(told if len(told) <= _MOST_TOLD else told[: _MOST_TOLD - 3] + "...")
-        return {**self._given[verifier], **asked}
+        return chosen
 
     def _excess(self, verifier: str, name: str, value: Any) -> str:
-        """Why a request may not have it, though the verifier would take it."""
-        if name.startswith(_PERMISSION):
-            return f"options.{name}: is not a request's to set, but of who runs the service (--option)"
+        """Why a request may not have so much of it, though the verifier would take it."""
         most = self.defaults[verifier][name]
         if not (name.endswith(_UNITS) and isinstance(most, int | float)):
             return ""

@@ -168,7 +168,9 @@ def _verdict(identity: Mapping[str, Any]) -> dict[str, Any]:
         "checks": {"type": "object", "description": "The verifier's own detail."},
         "seconds": {"type": "number", "minimum": 0},
         "verifier": text,
-        "version": text,
+        "version": {"type": "string", "description": "As declared, with a hash of the verifier's code."},
+        "input_hash": {"type": "string", "description": "Of the item and the options; empty where it was not judged."},
+        "value": {"type": ["number", "null"], "description": "A number of any size in place of score; null: score."},
     }
     return _object(properties, required=tuple(properties), additionalProperties=False)
 

@@ -18,7 +18,7 @@ for pid in (CANARY_PID, os.getppid()):
         continue
     if libc.process_vm_writev(pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0) > 0:
         print("LEAK: wrote memory of", pid)
-    for path in (f"/proc/{pid}/mem", f"/proc/{pid}/maps", f"/proc/{pid}/fd", f"/proc/{pid}/root/etc", f"/proc/{pid}/cwd"):
+    for path in (f"/proc/{pid}/mem", f"/proc/{pid}/maps", f"/proc/{pid}/fd", f"/proc/{pid}/root", f"/proc/{pid}/cwd"):
         try:
             print("LEAK:", path, os.listdir(path) if os.path.isdir(path) else open(path, "rb").read(50))
         except OSError:

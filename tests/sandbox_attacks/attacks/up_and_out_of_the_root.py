@@ -15,7 +15,7 @@ for fd in range(3, 1024):
 handle = None
 try:
     handle = os.open("/", os.O_PATH | os.O_DIRECTORY)
-    for path in ("../etc/passwd", "../../../root/.ssh/id_rsa", "proc/self/root/etc/passwd", "proc/self/cwd/../etc/passwd"):
+    for path in ("../etc/passwd", "../../../../etc/passwd", "proc/self/root/etc/passwd", "proc/self/cwd/../etc/passwd"):
         try:
             fd = os.open(path, os.O_RDONLY, dir_fd=handle)
             print("LEAK:", path, os.read(fd, 100))

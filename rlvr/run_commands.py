@@ -1,0 +1,185 @@
+"""Commands that look at a run, going on or finished, and change nothing: status, plot, doctor, why, rescore."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from rlvr.errors import DataError, DiskError, SettingsError
+
+if TYPE_CHECKING:
+    from rlvr.rescore import Change
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart/grpo.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
+_MOST_SHOWN = 20
+_MOST_STEPS = 1_000_000
+
+
+def register(app: typer.Typer) -> None:
+    """Add them to the command line."""
+    app.command(epilog="Example: rlvr status runs/quickstart/grpo")(status)
+    app.command(epilog="Example: rlvr plot runs/quickstart/grpo --out curve.png")(plot)
+    app.command(epilog="Example: rlvr doctor runs/quickstart/grpo")(doctor)
+    app.command(epilog="Example: rlvr why runs/quickstart/grpo 12/train:17/3")(why)
+    app.command(epilog="Example: rlvr rescore runs/quickstart/grpo -v math --steps 1,50,150")(rescore)
+
+
+def status(run: RunFolder, as_json: Json = False) -> None:
+    """Say how far a run is."""
+    from rlvr import status as run_status
+
+    report = run_status.status(run)
+    typer.echo(run_status.render(report))
+    if as_json:
+        typer.echo(json.dumps(report))
+
+
+def plot(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="PNG file; without it RUN/plot.png.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw a run's curves into a PNG file."""
+    from rlvr import plot as plotting
+
+    path = plotting.plot(run, out)
+    typer.echo(path)
+    if as_json:
+        curve = plotting.divergence(run)
+        typer.echo(json.dumps({"plot": str(path)} | ({} if curve is None else {"divergence": curve})))
+
+
+def doctor(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Also look at this run folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at the installation: versions, vLLM, verifiers, links, disk; and at a run folder."""
+    import dataclasses
+
+    from rlvr import doctor as checkup
+
+    checks = checkup.diagnose(run)
+    typer.echo(checkup.render(checks))
+    if as_json:
+        typer.echo(json.dumps({"checks": [dataclasses.asdict(check) for check in checks]}))
+    if any(check.ok is False for check in checks):
+        raise DataError("something needs attention: see the lines marked above")
+
+
+def why(
+    run: RunFolder,
+    rollout: Annotated[str, typer.Argument(metavar="ROLLOUT_ID", help="STEP/TASK/SAMPLE, the column id.")],
+    as_json: Json = False,
+) -> None:
+    """Tell the whole story of one reward: response, every verdict, the sum, the siblings, what it did."""
+    from rlvr import why as story_of
+
+    story = story_of.why(run, rollout)
+    typer.echo(story_of.render(story))
+    if as_json:
+        typer.echo(json.dumps(story))
+
+
+def rescore(
+    run: RunFolder,
+    verifier: Annotated[
+        str, typer.Option("-v", "--verifier", help="Judges the old responses; model: the part's reward model.")
+    ],
+    part: Annotated[
+        str | None, typer.Option(help="Part of the reward that it stands for, where it is not plain.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An option of that verifier; repeat it.")
+    ] = None,
+    steps: Annotated[str | None, typer.Option(help="Such as 1,50,150 or 100-150; without it all.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that judge.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Write every change to this JSONL file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge old rollouts again: which verdicts, rewards and signs of advantages change. The run stays as it is."""
+    from rlvr import rescore as rescoring
+    from rlvr.rewards.bound import read_options
+
+    plan = rescoring.plan(run, verifier, part, read_options(option or [], "--option"))
+    file = None
+    if out is not None:
+        with _as_disk_error(str(out)):
+            file = open(out, "w", encoding="utf-8")  # noqa: SIM115 - closed below
+    reports, shown = [], 0
+    typer.echo(f"{'step':>6} {'n':>6} {'changed':>8} {'up':>5} {'down':>5} {'reward':>17} {'flips':>6}")
+    try:
+        for report in rescoring.rescore(run, plan, _steps(steps), workers):
+            reports.append(report)
+            reward = " -> ".join("none" if value is None else f"{value:.3f}" for value in report.reward)
+            typer.echo(
+                f"{report.step:>6} {report.n:>6} {report.changed:>8} {report.up:>5} {report.down:>5} {reward:>17} "
+                f"{report.flips:>6}"
+            )
+            for change in report.changes:
+                if file is not None:
+                    _write(file, change)
+                elif shown < _MOST_SHOWN:
+                    shown += 1
+                    typer.echo(f"         {_told(change)}")
+    finally:
+        if file is not None:
+            with _as_disk_error(file.name):
+                file.close()
+    total = rescoring.totals(reports)
+    num_changes = sum(len(report.changes) for report in reports)
+    if out is None and num_changes > shown:
+        typer.echo(f"         ... and {num_changes - shown} more (--out FILE has them all)")
+    typer.echo(
+        f"{total['changed']} of {total['n']} verdicts of {plan.part} change (up {total['up']}, down {total['down']}), "
+        f"{total['flips']} advantages change sign, {total['now_equal']} groups would teach nothing"
+    )
+    if not plan.compares_advantages:
+        typer.echo(f"advantages of kind {plan.recipe.advantage.kind} need more than rewards: they are not compared")
+    if total["unstable"]:
+        typer.echo(
+            f"{total['unstable']} differ though verifier, version and input are the same: it is not deterministic"
+        )
+    if as_json:
+        result = {"run": str(run), "part": plan.part, "verifier": verifier, **total}
+        typer.echo(json.dumps({**result, "steps": [report.to_dict() for report in reports]}))
+
+
+def _write(file: IO[str], change: Change) -> None:
+    with _as_disk_error(file.name):
+        file.write(json.dumps(change.to_dict()) + "\n")
+
+
+@contextlib.contextmanager
+def _as_disk_error(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"--out {name}: {error.strerror}") from None
+
+
+def _told(change: Change) -> str:
+    before, after = change.before, change.after
+    score = " -> ".join("none" if v.worth is None else f"{v.worth:g}" for v in (before, after))
+    return f"{change.id}: {score} ({before.outcome} -> {after.outcome}: {after.reason})" + (
+        ", flips" if change.flips else ""
+    )
+
+
+def _steps(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
+            raise SettingsError(f"--steps must be numbers and ranges, such as 1,50,100-150, got {text!r}")
+        if len(found) + int(last or first) - int(first) > _MOST_STEPS:
+            raise SettingsError(f"--steps {text}: more than {_MOST_STEPS} steps; leave it out to take all")
+        found += range(int(first), int(last or first) + 1)
+    return sorted(set(found))
