@@ -155,13 +155,16 @@ def test_a_process_of_its_own_gives_the_same_bits_also_when_it_dies(
         assert_takes_new_weights(engine, tiny_model)
 
         for number, blow in enumerate((signal.SIGKILL, signal.SIGTERM), 1):
-            found = {}
+            found, process = {}, child(engine)
             for id, completion in engine.generate(requests()):
                 if len(found) == 5:
-                    os.kill(child(engine).pid, blow)
+                    os.kill(process.pid, blow)
                 assert id not in found
                 found[id] = completion
             assert found == inline
+            process.wait(60)
+            if engine.restarts < number:  # all was done before the blow was felt
+                assert sample(engine, *requests()) == inline
             assert engine.restarts == number
 
         new = changed_weights(load_model(Model(path=str(tiny_model)))[0])
