@@ -1,6 +1,6 @@
 # Everything runs from a fresh clone: each target makes the environment it needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-bench quickstart test check bench lock clean
+.PHONY: help setup setup-bench setup-browser quickstart test check bench lock clean
 export PYTHON TORCH_INDEX
 
 PY := .venv/bin/python
@@ -11,7 +11,7 @@ PEERS_READY := .venv-bench/ready
 WITH_PEERS := tests/bench/bench_loss.py tests/bench/bench_preference_losses.py
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1|/' | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## the CPU environment in .venv (PYTHON=/path/to/python3.11 names the interpreter)
 
@@ -24,6 +24,9 @@ setup-bench: $(PEERS_READY)  ## the peers' environment for make bench in .venv-b
 $(PEERS_READY): $(READY) requirements-bench.lock tools/setup_bench.sh
 	@tools/setup_bench.sh
 	@touch $@
+
+setup-browser: setup  ## Chromium from Debian's packages (root or sudo), for the tests of the label page; they skip without it
+	@tools/setup_browser.sh
 
 quickstart: setup  ## the main job end to end on the CPU, afresh, under runs/quickstart
 	@$(PY) recipes/arithmetic/run.py

@@ -17,10 +17,15 @@ import typer
 
 import rlvr
 from rlvr import (
+    audience_commands,
     checkpoint_commands,
     failpoints,
+    feedback_commands,
     golds_commands,
+    judge_commands,
+    loop_commands,
     machine,
+    probe_commands,
     run_commands,
     sample_commands,
     sandbox_commands,
@@ -28,6 +33,7 @@ from rlvr import (
     verifiers_commands,
 )
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
+from rlvr.feedback import label_commands
 from rlvr.recipe import EvalRecipe, Recipe, RlRecipe, TrainingRecipe
 from rlvr.serve import commands as serve_commands
 from rlvr.stages import STAGES
@@ -471,8 +477,14 @@ def config(
 
 
 run_commands.register(app)
+judge_commands.register(app)
+label_commands.register(app)
 sample_commands.register(app, _prepare)
+audience_commands.register(app, _prepare)
+probe_commands.register(app, _prepare)
+loop_commands.register(app, _prepare)
 app.add_typer(checkpoint_commands.app, name="checkpoint")
+app.add_typer(feedback_commands.app, name="feedback")
 app.add_typer(golds_commands.app, name="golds")
 app.add_typer(sandbox_commands.app, name="sandbox")
 app.add_typer(serve_commands.app, name="serve")

@@ -66,17 +66,20 @@ def _check_other_models(recipe: RlRecipe) -> dict[str, int]:
     """DataError where the files of a reward model, the critic or the reference are none, or of another tokenizer where
     that may not be. How many demonstrations ptx has."""
     from rlvr import heads, policy, tasks
-    from rlvr.recipe import Model, ModelReward
+    from rlvr.recipe import JudgeReward, Model, ModelReward
 
     own_tokenizer, _ = policy.load_tokenizer(recipe.model)
     for name, part in recipe.rewards.items():
         if isinstance(part, ModelReward):
-            wanted = list(part.attributes) or ([part.label] if part.label else [])
+            wanted = list(part.attributes) or [name for name in (part.label, part.group) if name is not None]
             setting = f"rewards.{name}.{'paths' if part.paths else 'path'}"
             for path in part.paths or [part.path or ""]:
                 model = Model(path=path, made_by=part.made_by)
                 heads.check_files(model, wanted, setting=setting)
                 heads.load_tokenizer(model, setting=setting)
+        if isinstance(part, JudgeReward) and part.by.kind != "endpoint":
+            model = Model(path=part.by.path, made_by=part.by.made_by)
+            policy.load_tokenizer(model, setting=f"rewards.{name}.by.path")
     for setting, other in (("critic.path", recipe.critic), ("reference.path", recipe.reference)):
         if other.path:
             tokenizer, _ = heads.load_tokenizer(Model(path=other.path, made_by=other.made_by), setting=setting)

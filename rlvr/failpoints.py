@@ -34,7 +34,11 @@ PLACES = {
     "checkpoint.renamed": "the checkpoint has its name, older ones are not pruned yet",
     "checkpoint.prune": "between the removals of two old checkpoints",
     "model": "while model/ is saved",
+    "feedback.commit": "answers of people are written into the database, but not committed yet",
+    "feedback.committed": "answers are committed, and nobody has been told so",
     "finish": "before summary.json is written",
+    "loop.stage": "a stage of a loop's round is done, but not noted yet",
+    "loop.noted": "it is noted, and the next has not begun",
 }
 ACTIONS = {
     "kill": "SIGKILL to this process",

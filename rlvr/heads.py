@@ -197,6 +197,21 @@ def name_outputs(model: Any, names: Sequence[str], weights: Mapping[str, float] 
         config.reward_weights = dict(weights)
 
 
+def name_groups(model: Any, names: Sequence[str]) -> None:
+    """Write into the configuration which outputs are the opinions of groups of people."""
+    lora.plain(model).config.reward_groups = list(names)
+
+
+def groups(model: Any) -> list[str]:
+    """The outputs that are the opinions of groups of people; none of most models. DataError where they are no
+    outputs."""
+    found = getattr(lora.plain(model).config, "reward_groups", None) or []
+    known = labels(model)
+    if not isinstance(found, list) or any(name not in known for name in found):
+        raise DataError(f"config.json's reward_groups must name outputs ({', '.join(map(repr, known))}), got {found!r}")
+    return found
+
+
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,13 @@ _READ = {
     BestOf: ("chosen", "rejected"),
 }
 """What is read of a row beside its id and prompt when it is trained on or measured with."""
+_SELDOM = {
+    Preference: (("group", ""),),
+    Ranking: (("group", ""),),
+    Rating: (("group", ""), ("probability", 1.0)),
+    BestOf: (("group", ""),),
+}
+"""(name, value): what is read too, but counts only where it is not the value that most rows have."""
 
 
 def fingerprint_rows(rows: Sequence[Task | Demonstration | Preference | Ranking | Rating | BestOf]) -> str:
@@ -41,6 +48,7 @@ def fingerprint_rows(rows: Sequence[Task | Demonstration | Preference | Ranking 
     digest = hashlib.blake2b(digest_size=_BYTES)
     for row in rows:
         rest = tuple(getattr(row, name) for name in _READ[type(row)])
+        rest += tuple(value for name, usual in _SELDOM.get(type(row), ()) if (value := getattr(row, name)) != usual)
         # repr() tells 1 from 1.0 and "1", keeps every digit, and writes a lone surrogate as an escape
         digest.update(repr((row.id, row.prompt, *rest)).encode())
     return digest.hexdigest()

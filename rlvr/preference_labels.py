@@ -29,6 +29,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "label": ("label",),
     "scores": ("scores", "score"),
     "source": ("source", "subset", "data_source", "domain"),
+    "group": ("group",),
 }
 """Our word: the columns known by it, the first that is not empty counts."""
 
@@ -141,6 +142,30 @@ def read_label(fields: Mapping[str, Any], data: PreferenceData) -> bool | None:
     if label is None or not isinstance(value, (bool, int, float, str)):
         raise BadRow(f"{column} must be true or false (1 or 0), got {_short(value)}")
     return label
+
+
+def read_label_probability(fields: Mapping[str, Any], data: PreferenceData) -> float:
+    """That the label is right; 1 where the row does not say. BadRow: it says that the label is wrong."""
+    probability = _probability(fields, "probability", data)
+    if probability is not None and probability < 0.5:
+        raise BadRow(
+            f"probability is {probability:g}, which says that the label is wrong; turn it round and give "
+            f"{1 - probability:g}"
+        )
+    return 1.0 if probability is None else probability
+
+
+def read_group(fields: Mapping[str, Any], data: PreferenceData) -> str:
+    """Of the people whose opinion the row is; "" where it does not say. BadRow: the column that is named is no text."""
+    found = find(fields, "group", COLUMNS["group"], data)
+    if found is None or is_empty(found[1]):
+        return ""
+    column, value = found[0], _plain(found[1])
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return valid_text(str(value), column)
+    if "group" in data.columns:
+        raise BadRow(f"{column} must be the name of a group, got {kind(value)}")
+    return ""  # a column that happens to be called so
 
 
 def read_scores(fields: Mapping[str, Any], data: PreferenceData) -> dict[str, float]:

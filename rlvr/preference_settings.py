@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rlvr.fields import Count, Name, NonNegative, PositiveInt, Settings, Weight
+from rlvr.fields import Count, Name, NonNegative, PositiveInt, Settings, Strings, Weight
 from rlvr.recipe import Model, TrainingRecipe, check_dtype
 from rlvr.reward_settings import PreferenceData, Rows
 
@@ -19,6 +19,8 @@ _LABELLED = ("bradley_terry", "all_pairs", "binary")
 _PAIRS = ("bradley_terry", "all_pairs")
 _COMPARED = (*_PAIRS, "plackett_luce", "top_choice")
 _NUMBERS = ("regression", "attributes")
+OVERALL = "reward"
+"""The output that rows of no group are learnt by: the only one of a model without groups."""
 _DRESS = ("system", "as_chat", "prompt_template")
 
 
@@ -89,6 +91,11 @@ class PreferenceLoss(Settings):
     attributes: dict[Name, Weight] = {}
     """Numbers that a rating has, by name, each an output of the model, and what it counts in the reward, which is their
     weighted sum."""
+    groups: Literal["auto"] | Strings = ()
+    """Groups of people (the rows' column `group`) that want different things: the model has an output for each, on one
+    trunk, and a row is learnt by its own group's. Rows without a group are learnt by a further output, `reward`; where
+    there are none the reward is the mean of the groups. auto: those that the rows name. Without it all rows are learnt
+    by one output, whatever their group."""
 
     @model_validator(mode="after")
     def _check(self) -> PreferenceLoss:
@@ -100,12 +107,19 @@ class PreferenceLoss(Settings):
             "center_coef": (self.center_coef > 0, _COMPARED),
             "variance": (self.variance, _NUMBERS),
             "attributes": (bool(self.attributes), ("attributes",)),
+            "groups": (bool(self.groups), (*_COMPARED, "binary")),
         }
         for name, (is_set, kinds) in needs.items():
             if is_set and self.kind not in kinds:
                 raise ValueError(f"{name} goes with kind {', '.join(kinds)}; kind is {self.kind}")
         if self.kind == "attributes" and not any(self.attributes.values()):
             raise ValueError("kind attributes needs attributes: {NAME: WEIGHT, ...} with a weight that is not 0")
+        if isinstance(self.groups, tuple) and (
+            len(set(self.groups)) < len(self.groups) or OVERALL in self.groups or len(self.groups) == 1
+        ):
+            raise ValueError(
+                f"groups must be two or more different names, none of them {OVERALL!r}, got {', '.join(self.groups)}"
+            )
         if self.label_smoothing and self.robust:
             raise ValueError("label_smoothing and robust say the opposite of each other; set one of them")
         if self.robust and self.margin != "none":

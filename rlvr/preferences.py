@@ -17,7 +17,9 @@ from rlvr.preference_labels import (
     TWO_RESPONSES,
     labels_of,
     order_of,
+    read_group,
     read_label,
+    read_label_probability,
     read_scores,
     strength_of,
     text_in,
@@ -218,7 +220,15 @@ def _comparison(row: Row, data: PreferenceData, setting: str) -> Preference:
         raise BadRow(f"{better} and {worse} are the same text, so that nothing is preferred")
     row_id, source = _names(row, fields, data)
     prompt = dress(prompt, data, fields)
-    return Preference(id=row_id, source=source, prompt=prompt, chosen=chosen, rejected=rejected, **labels)
+    return Preference(
+        id=row_id,
+        source=source,
+        group=read_group(fields, data),
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        **labels,
+    )
 
 
 def _pairs(row: Row, data: PreferenceData, setting: str) -> list[Preference]:
@@ -230,6 +240,7 @@ def _pairs(row: Row, data: PreferenceData, setting: str) -> list[Preference]:
         Preference(
             id=f"{ranking.id}/{k}",
             source=ranking.source,
+            group=ranking.group,
             prompt=ranking.prompt,
             chosen=ranking.completions[best],
             rejected=ranking.completions[k],
@@ -259,8 +270,8 @@ def _ranking(row: Row, data: PreferenceData, setting: str) -> tuple[Ranking, lis
         raise BadRow(f"all {len(texts)} completions share one place, so that nothing is ordered")
     prompt = read_prompt(fields, data, setting)
     row_id, source = _names(row, fields, data)
-    ranking = Ranking(id=row_id, source=source, prompt=dress(prompt, data, fields), completions=texts, order=order)
-    return ranking, scores
+    prompt, group = dress(prompt, data, fields), read_group(fields, data)
+    return Ranking(id=row_id, source=source, group=group, prompt=prompt, completions=texts, order=order), scores
 
 
 def _ratings(row: Row, data: PreferenceData, setting: str) -> list[Rating]:
@@ -271,6 +282,7 @@ def _ratings(row: Row, data: PreferenceData, setting: str) -> list[Rating]:
         Rating(
             id=f"{pair.id}/{side}",
             source=pair.source,
+            group=pair.group,
             prompt=pair.prompt,
             completion=text,
             label=side == "chosen",
@@ -308,7 +320,16 @@ def _rating(row: Row, data: PreferenceData, setting: str) -> Rating:
         raise BadRow(missing("label", fields, setting, COLUMNS))
     row_id, source = _names(row, fields, data)
     prompt = dress(prompt, data, fields) if prompt else prompt
-    return Rating(id=row_id, source=source, prompt=prompt, completion=text, label=label, scores=scores)
+    return Rating(
+        id=row_id,
+        source=source,
+        group=read_group(fields, data),
+        prompt=prompt,
+        completion=text,
+        label=label,
+        probability=1.0 if label is None else read_label_probability(fields, data),
+        scores=scores,
+    )
 
 
 def _best_of(row: Row, data: PreferenceData, setting: str) -> BestOf:
@@ -319,12 +340,22 @@ def _best_of(row: Row, data: PreferenceData, setting: str) -> BestOf:
         chosen, *lower = ([ranking.completions[k] for k in place] for place in ranking.order)
         rejected = tuple(text for place in lower for text in place)
         return BestOf(
-            id=ranking.id, source=ranking.source, prompt=ranking.prompt, chosen=tuple(chosen), rejected=rejected
+            id=ranking.id,
+            source=ranking.source,
+            group=ranking.group,
+            prompt=ranking.prompt,
+            chosen=tuple(chosen),
+            rejected=rejected,
         )
     if shape == "comparison":
         pair = _comparison(row, data, setting)
         return BestOf(
-            id=pair.id, source=pair.source, prompt=pair.prompt, chosen=(pair.chosen,), rejected=(pair.rejected,)
+            id=pair.id,
+            source=pair.source,
+            group=pair.group,
+            prompt=pair.prompt,
+            chosen=(pair.chosen,),
+            rejected=(pair.rejected,),
         )
     sides = {}
     for word in ("chosen", "rejected"):
@@ -339,7 +370,7 @@ def _best_of(row: Row, data: PreferenceData, setting: str) -> BestOf:
         raise BadRow(f"{both[0][:40]!r} is both among the chosen and the rejected")
     row_id, source = _names(row, fields, data)
     prompt = dress(read_prompt(fields, data, setting), data, fields)
-    return BestOf(id=row_id, source=source, prompt=prompt, **sides)
+    return BestOf(id=row_id, source=source, group=read_group(fields, data), prompt=prompt, **sides)
 
 
 def _needed(word: str, fields: Mapping[str, Any], data: PreferenceData, setting: str) -> tuple[str, Any]:

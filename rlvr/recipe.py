@@ -37,8 +37,10 @@ from rlvr.reward_settings import (
     Shaping,
     VerifiedReward,
     check_gates,
+    check_judges,
     check_shaping,
 )
+from rlvr.reward_settings import JudgeReward as JudgeReward
 from rlvr.reward_settings import MajorityReward as MajorityReward
 from rlvr.reward_settings import ModelReward as ModelReward
 from rlvr.reward_settings import RandomReward as RandomReward
@@ -362,6 +364,7 @@ class RlRecipe(TrainingRecipe):
         if "overlong" in self.rewards:
             raise ValueError("rewards.overlong: this name is kept for the penalties of overlong; choose another")
         check_gates(self.rewards)
+        check_judges(self.rewards)
         check_shaping(self.shaping, self.rewards, self.advantage.kind, self.loss.positive_nll)
         _check_advantage(self)
         _check_formula(self)

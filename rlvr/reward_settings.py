@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from rlvr.errors import near
 from rlvr.fields import Name, NonNegative, PositiveFloat, PositiveInt, Settings, Share, Strings, Weight
+from rlvr.judge_settings import Judging
 
 
 class Rows(Settings):
@@ -75,6 +76,7 @@ class PreferenceData(Rows):
             "label",
             "scores",
             "source",
+            "group",
         ],
         str,
     ] = {}
@@ -167,6 +169,11 @@ class ModelReward(Settings):
     `attributes`."""
     attributes: dict[Name, Weight] = {}
     """Of several outputs: their weights by label; the number is the weighted sum of the bare outputs."""
+    group: Name | None = None
+    """Of a reward model with an output for each group of people (loss.groups): the one whose opinion counts. Without it
+    the output for all, or where it has none the mean of the groups."""
+    combine: Literal["mean", "min"] | None = None
+    """Of such a model: the mean of the groups' outputs, or that of the group which likes it least."""
     ensemble: Ensemble = Ensemble()
     shift: Weight = 0.0
     """Taken off first: the mean over reference completions makes those worth 0."""
@@ -194,20 +201,39 @@ class ModelReward(Settings):
             raise ValueError(f"ensemble.k goes with how: mean_minus_std only, got how: {self.ensemble.how}")
         if self.made_by is not None and self.path is None:
             raise ValueError("made_by goes with path only")
-        if self.label is not None and self.attributes:
-            raise ValueError("label and attributes each say which outputs count; give one of them")
+        if sum((self.label is not None, bool(self.attributes), self.group is not None, self.combine is not None)) > 1:
+            raise ValueError("label, attributes, group and combine each say which outputs count; give one of them")
         if self.attributes and not any(self.attributes.values()):
             raise ValueError("attributes needs a weight that is not 0: the number would be 0 whatever was written")
         return self
 
 
+class JudgeReward(Judging):
+    kind: Literal["judge"]
+    """Opinion of a language model: of pairs of siblings, or of each completion by itself (docs/JUDGES.md)."""
+    unless: Name | None = None
+    """A part of kind verified: where its verdict decides, the judge is not asked and does not speak of it."""
+    decides: Literal["wrong", "right", "both"] = "wrong"
+    """Which verdict of that part decides: a score of 0, of 1, or either."""
+    weight: Weight = 1.0
+    optional: bool = False
+    gate: Name | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> JudgeReward:
+        if self.decides != "wrong" and self.unless is None:
+            raise ValueError("decides goes with unless, which names the part whose verdict it is")
+        return self
+
+
 Reward = Annotated[
-    VerifiedReward | RandomReward | ModelReward | MajorityReward | SelfCertaintyReward,
+    VerifiedReward | RandomReward | ModelReward | MajorityReward | SelfCertaintyReward | JudgeReward,
     Field(discriminator="kind"),
 ]
 """A part of the reward."""
 HAVE_VALUES = ("model", "self_certainty")
 """Kinds whose verdicts have a value of any size beside their score."""
+_HARDLY_EQUAL = (*HAVE_VALUES, "judge")
 
 
 def check_gates(rewards: Mapping[str, Reward]) -> None:
@@ -223,10 +249,10 @@ def check_gates(rewards: Mapping[str, Reward]) -> None:
                 f"rewards.{name}.gate: no other part {part.gate!r}; {near(part.gate, others)}there are: "
                 f"{', '.join(others) or 'none'}"
             )
-        if gate.kind in HAVE_VALUES or gate.gate is not None or not gate.weight:
+        if gate.kind in _HARDLY_EQUAL or gate.gate is not None or not gate.weight:
             why = (
                 f"of kind {gate.kind}, by which hardly two completions are equal"
-                if gate.kind in HAVE_VALUES
+                if gate.kind in _HARDLY_EQUAL
                 else "behind a gate itself"
                 if gate.gate is not None
                 else "of weight 0"
@@ -237,6 +263,20 @@ def check_gates(rewards: Mapping[str, Reward]) -> None:
             raise ValueError(
                 f"rewards.{name}.weight: the weights of the parts behind gate {part.gate!r} must add up to 1 at most, "
                 f"got {behind[part.gate]:g}"
+            )
+
+
+def check_judges(rewards: Mapping[str, Reward]) -> None:
+    """ValueError where a judge is to leave to another part what that part cannot decide."""
+    for name, part in rewards.items():
+        if not isinstance(part, JudgeReward) or part.unless is None:
+            continue
+        other = rewards.get(part.unless)
+        if not isinstance(other, VerifiedReward):
+            fitting = [each for each, kind in rewards.items() if isinstance(kind, VerifiedReward)]
+            raise ValueError(
+                f"rewards.{name}.unless: {part.unless!r} is no part of kind verified; {near(part.unless, fitting)}"
+                f"there are: {', '.join(fitting) or 'none'}"
             )
 
 

@@ -18,6 +18,7 @@ from rlvr.grouplog import GroupLog
 from rlvr.recipe import Sample
 from rlvr.rewards import composite
 from rlvr.rewards.base import MODEL, OVERLONG, Rewards, earned
+from rlvr.rewards.judge import totals
 from rlvr.seeds import seed_for
 from rlvr.tasks import TaskStream, is_canary
 from rlvr.types import Completion, Engine, Group, Part, Request, Rollout, Sampling, Task, Verdict
@@ -306,6 +307,7 @@ def group_metrics(taken: Taken, parts: Sequence[Part] = ()) -> dict[str, float]:
             metrics[f"rewards/{part}/mean"] = _mean(worths)
             metrics[f"rewards/{part}/std"] = float(np.std(worths, ddof=1)) if len(worths) > 1 else 0.0
         metrics |= {f"rewards/{part}/{name}/mean": _mean(scores) for name, scores in _of_parts(verdicts).items()}
+        metrics |= {f"rewards/{part}/{name}": total for name, total in totals(verdicts).items()}
         for outcome, count in sorted(Counter(v.outcome for v in verdicts).items()):
             metrics[f"verdicts/{part}/{outcome}"] = count / len(verdicts)
     greedy = [group.greedy.reward for group in sampled if group.greedy is not None]

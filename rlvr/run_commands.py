@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart/grpo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
+_WHY_EXAMPLES = """Example: rlvr why runs/quickstart/grpo 12/train:17/3
+
+Example: rlvr why runs/rm/model
+
+Example: rlvr why runs/rm q17 --db labels.db
+
+Example: rlvr why runs/quickstart/grpo --check"""
 _MOST_SHOWN = 20
 _MOST_STEPS = 1_000_000
 
@@ -26,7 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: rlvr status runs/quickstart/grpo")(status)
     app.command(epilog="Example: rlvr plot runs/quickstart/grpo --out curve.png")(plot)
     app.command(epilog="Example: rlvr doctor runs/quickstart/grpo")(doctor)
-    app.command(epilog="Example: rlvr why runs/quickstart/grpo 12/train:17/3")(why)
+    app.command(epilog=_WHY_EXAMPLES)(why)
     app.command(epilog="Example: rlvr rescore runs/quickstart/grpo -v math --steps 1,50,150")(rescore)
 
 
@@ -73,15 +80,53 @@ def doctor(
 
 
 def why(
-    run: RunFolder,
-    rollout: Annotated[str, typer.Argument(metavar="ROLLOUT_ID", help="STEP/TASK/SAMPLE, the column id.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="A run folder, a model folder, or a file of sampled rows.")
+    ],
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ID]",
+            help="Of a run: a rollout (STEP/TASK/SAMPLE) or a training row. Of a file: a row's id or line.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say where a record of the run, its data or its labels was changed.")
+    ] = False,
+    head: Annotated[
+        str | None, typer.Option(metavar="HASH", help="With --check: the head of the chain that you kept.")
+    ] = None,
+    root: Annotated[
+        list[Path] | None, typer.Option(help="Where to look for what was moved; without it beside the run. Repeat it.")
+    ] = None,
+    db: Annotated[
+        list[Path] | None, typer.Option(help="Database of `rlvr label` with the votes behind the rows. Repeat it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the whole story of one reward: response, every verdict, the sum, the siblings, what it did."""
-    from rlvr import why as story_of
+    """Tell the whole story of one reward, and of what it comes from: verdicts, the sum, what it did; checkpoint,
+    reward model, training rows, votes, and the models before."""
+    from rlvr import ancestry, trace
 
-    story = story_of.why(run, rollout)
-    typer.echo(story_of.render(story))
+    if head is not None and not check:
+        raise SettingsError("--head goes with --check")
+    top = target.absolute().parent
+    search = ancestry.Search(root or [top.parent if (top / "recipe.yaml").is_file() else top], db or [])
+    if check:
+        if what is not None:
+            raise SettingsError("--check looks at the whole run; leave the id out")
+        report = ancestry.check(target, search, head)
+        for line in (*report["problems"], *report["notes"]):
+            typer.echo(line)
+        state = "" if report["problems"] or not report["lines"] else ", all as they were written"
+        typer.echo(f"{report['lines']} records{state}; head {report['head'] or 'none'}")
+        if as_json:
+            typer.echo(json.dumps(report))
+        if report["problems"]:
+            raise DataError(f"{target}: not as it was written, in {len(report['problems'])} places: see above")
+        return
+    story = trace.trace(target, what, search)
+    typer.echo(trace.render(story))
     if as_json:
         typer.echo(json.dumps(story))
 

@@ -1,6 +1,7 @@
 """The run folder: who holds it, what is written into it, and how it is read back. Other code opens none of its files.
 
 recipe.yaml env.json metrics.jsonl rollouts/000120.parquet evals/NAME.json checkpoints/000120/ model/ summary.json,
+what these were made from (lineage.json, rows.sha256) and the hashes of what was written (chain.jsonl),
 and where there was cause groups/000121.log (of a step under way), adapter/, nonfinite/000120.safetensors
 """
 
@@ -18,7 +19,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
-from rlvr import checkpoint, disk, environment, rollout_table
+from rlvr import checkpoint, disk, environment, lineage, rollout_table
+from rlvr.chain import Chain
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
 from rlvr.failpoints import failpoint
 from rlvr.grouplog import GroupLog
@@ -34,7 +36,7 @@ _CLOCK = re.compile(r"^(time|perf|system)/|^step_time$")
 
 
 _BEGUN = ("metrics.jsonl", "groups", "checkpoints", "evals", "summary.json")
-_OWN = ("env.json", "recipe.yaml", ".env.json.new", ".recipe.yaml.new")
+_OWN = ("env.json", "recipe.yaml", ".env.json.new", ".recipe.yaml.new", lineage.NAME, lineage.ROWS)
 """What a start writes, env.json first: a folder that holds something and no env.json is no run of ours."""
 
 
@@ -55,6 +57,7 @@ class Run:
         self._is_ours = False
         self._groups: GroupLog | None = None
         self._unsynced: set[Path] = set()
+        self._chain = Chain(folder)
 
     @classmethod
     def open(cls, recipe: Recipe, recipe_path: str, resume: str = "auto") -> Run:
@@ -142,6 +145,7 @@ class Run:
             )
         with _as_disk_error(path):
             _write(path, json.dumps(written | {"inputs": {**known, **inputs}}, indent=1))
+            lineage.begin(self.folder, {**known, **inputs}, (*_HARMLESS, *_ROUNDING))
 
     def truncate(self, step: int) -> None:
         """Forget what was written after `step`, so that a resumed run writes each row once."""
@@ -154,20 +158,26 @@ class Run:
             if file.stem.isdecimal() and int(file.stem) > step:
                 with _as_disk_error(file):
                     file.unlink()
+        with _as_disk_error(self.folder):
+            lineage.anchor(self.folder, self._chain.head_at(step))  # first: it holds before and after
+            self._chain.truncate(step, read_metrics(self.folder))
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one row to metrics.jsonl; whole in one write, so that a kill tears at most the last line."""
-        row = json.dumps({"schema": SCHEMA, "step": step, **metrics})
-        with _as_disk_error(self.folder), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            failpoint("record")
-            file.write(row + "\n")
-        self._unsynced.add(self.folder / "metrics.jsonl")
+        row = {"schema": SCHEMA, "step": step, **metrics}
+        with _as_disk_error(self.folder):
+            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+                failpoint("record")
+                file.write(json.dumps(row) + "\n")
+            self._chain.add_row(row)
+        self._unsynced |= {self.folder / "metrics.jsonl", self._chain.path}
 
     def sync(self) -> None:
         """Have the disk keep what was recorded so far: a checkpoint must not outlive the rows of its own steps."""
         with _as_disk_error(self.folder):
             for path in [*self._unsynced, *{path.parent for path in self._unsynced}]:
                 disk.sync(path)
+            lineage.anchor(self.folder, self._chain.head)
         self._unsynced.clear()
 
     def write_rollouts(
@@ -191,7 +201,8 @@ class Run:
                 pq.write_table(pa.Table.from_pylist(rows, schema=rollout_table.schema()), fresh, compression="zstd")
                 failpoint("rollouts")
                 fresh.replace(folder / f"{step:06d}.parquet")
-                self._unsynced.add(folder / f"{step:06d}.parquet")
+                self._chain.add_file(folder / f"{step:06d}.parquet", step)
+                self._unsynced |= {folder / f"{step:06d}.parquet", self._chain.path}
             except OSError:
                 fresh.unlink(missing_ok=True)
                 raise
@@ -230,10 +241,15 @@ class Run:
             lines = "".join(json.dumps({"schema": SCHEMA, **row}, ensure_ascii=True) + "\n" for row in samples)
             _write(folder / f"{name}.jsonl", lines)
             _write(folder / f"{name}.json", json.dumps({"schema": SCHEMA, **result}, indent=1))
+            for path in (folder / f"{name}.jsonl", folder / f"{name}.json"):
+                self._chain.add_file(path)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, which says that the run is finished."""
         with _as_disk_error(self.folder):
+            for path in lineage.finish(self.folder):
+                self._chain.add_file(path)
+            lineage.anchor(self.folder, self._chain.head)
             failpoint("finish")
             _write(self.folder / "summary.json", json.dumps({"schema": SCHEMA, **summary}, indent=1))
         if self._groups is not None:

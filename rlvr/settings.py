@@ -35,6 +35,8 @@ _DEFAULT_TAGS: dict[tuple[str, ...], tuple[str, str]] = {
     ("optim",): ("kind", "adamw"),
     ("model", "tokenizer"): ("kind", "bytes"),
     ("rewards", "*"): ("kind", "verified"),
+    ("rewards", "*", "by"): ("kind", "endpoint"),
+    ("rewards", "*", "method"): ("kind", "pairwise"),
 }
 _AS_IN_DATA = ("columns", "verifier", "system", "as_chat", "prompt_template")
 """Of eval.tasks: what the rows of training and evaluation have in common."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlvr.direct_settings import DpoRecipe
+from rlvr.loop_settings import LoopRecipe
 from rlvr.preference_settings import RewardModelRecipe
 from rlvr.recipe import EvalRecipe, PretrainRecipe, Recipe, RlRecipe, SftRecipe
 
@@ -13,4 +14,5 @@ STAGES: dict[str, type[Recipe]] = {
     "reward_model": RewardModelRecipe,
     "dpo": DpoRecipe,
     "eval": EvalRecipe,
+    "loop": LoopRecipe,
 }

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from rlvr import runs
+from rlvr.loop import report as of_rounds
 from rlvr.progress import duration, label, number
 from rlvr.types import SCHEMA
 
@@ -65,7 +66,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     recipe = runs.read_recipe(run_dir)
     rows = merged(runs.read_metrics(run_dir))
     summary = runs.read_summary(run_dir) or {}
-    done, total = (rows[-1]["step"] if rows else 0), recipe.get("steps")
+    is_loop = recipe.get("stage") == "loop"
+    done, total = (rows[-1]["step"] if rows else 0), recipe.get("rounds" if is_loop else "steps")
     seconds = [row["step_time"] for row in rows[-_RATE_STEPS:] if isinstance(row.get("step_time"), int | float)]
     per_step = fmean(seconds) if seconds else None
     state = "running" if is_locked(run_dir) else "finished" if summary else "stopped"
@@ -88,6 +90,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "before": summary.get("before") or _evaluation([row for row in rows if row["step"] == 0]),
         "after": summary.get("after") or _evaluation([row for row in rows if row["step"] > 0]),
         "warnings": summary.get("warnings", 0),
+        **({"rounds": of_rounds.table(of_rounds.read_all(run_dir))} if is_loop else {}),
     }
 
 
@@ -95,7 +98,8 @@ def render(report: Mapping[str, Any]) -> str:
     """The lines that `rlvr status` prints, without a newline at the end."""
     stage = report["stage"] or "unknown stage"
     lines = [f"{report['run']}  ({stage}{', from ' + report['model'] if report['model'] else ''})"]
-    steps = f"step {report['steps_done']}" + (f"/{report['steps_total']}" if report["steps_total"] else "")
+    word = "round" if "rounds" in report else "step"
+    steps = f"{word} {report['steps_done']}" + (f"/{report['steps_total']}" if report["steps_total"] else "")
     parts = [report["state"], steps]
     if report["seconds_per_step"] is not None:
         parts.append(f"{number(report['seconds_per_step'])} s/step")
@@ -103,6 +107,8 @@ def render(report: Mapping[str, Any]) -> str:
         left = duration(report["seconds_left"])
         parts.append(f"{left} left" if report["state"] == "running" else f"{left} left once resumed")
     lines.append("  ".join(parts))
+    if "rounds" in report:
+        return "\n".join([*lines, *of_rounds.render(report["rounds"])])
     if report["metrics"]:
         lines.append("  ".join(f"{label(name)} {number(value)}" for name, value in report["metrics"].items()))
     for name in ("before", "after"):

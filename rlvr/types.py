@@ -260,6 +260,8 @@ class Preference:
     """The same where the world is known that made the labels: what a reward model can at best tell."""
     source: str = ""
     """Name of the data set or of a subset of it, for figures by source."""
+    group: str = ""
+    """Of the people whose opinion it is: an audience, a team; "" where nobody says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +277,7 @@ class Ranking:
     """Indices into completions; a tie is one tuple of several."""
     id: str = ""
     source: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +297,7 @@ class Rating:
     """By attribute (helpful, correct, polite, safe, ...); a single number is named "score"."""
     id: str = ""
     source: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,6 +312,7 @@ class BestOf:
     rejected: tuple[str, ...]
     id: str = ""
     source: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

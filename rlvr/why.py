@@ -14,6 +14,7 @@ from rlvr.reward_settings import Overlong
 from rlvr.rewards.base import gate_step
 from rlvr.tasks import CANARY
 
+_ROUNDING = 1e-6
 _LONGEST = 2000
 """Characters of a text that are shown; --json has all."""
 
@@ -54,6 +55,19 @@ def why(run: Path, rollout_id: str) -> dict[str, Any]:
         "advantage_kind": (recipe.get("advantage") or {}).get("kind"),
         "effect": _effect(row, siblings),
     }
+
+
+def unequal_rewards(run: Path, step: int) -> list[str]:
+    """Rollouts of a step whose reward is not what their verdicts add up to, in words. DataError as why()."""
+    recipe, rows = runs.read_recipe(run), runs.read_rollouts(run, step)
+    found = []
+    for row in rows:
+        siblings = [other for other in rows if _group(other) == _group(row)]
+        terms = _terms(recipe, row["verdicts"], siblings)
+        values = [term["value"] for term in terms if term["value"] is not None and term["weight"]]
+        if row["reward"] is not None and values and abs(sum(values) - row["reward"]) > _ROUNDING:
+            found.append(f"{row['id']} has the reward {row['reward']:g}, and its verdicts add up to {sum(values):g}")
+    return found
 
 
 def _group(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -408,7 +408,8 @@ def test_the_recipe_of_a_run_is_a_recipe(finished: Path) -> None:
     stored = load_recipe(finished / "out" / "recipe.yaml")
     assert to_yaml(stored) == (finished / "out" / "recipe.yaml").read_text()
     assert sorted(p.name for p in (finished / "out").iterdir() if not p.name.startswith(".")) == [
-        "checkpoints", "env.json", "metrics.jsonl", "model", "recipe.yaml", "summary.json",
+        "chain.jsonl", "checkpoints", "env.json", "lineage.json", "metrics.jsonl", "model", "recipe.yaml",
+        "rows.sha256", "summary.json",
     ]  # fmt: skip
 
 

@@ -19,16 +19,16 @@ HEAVY = {"torch", "transformers", "vllm"}
 
 # A module imports only from its own or a lower line; the last line is the lowest.
 LAYERS = {
-    "entry": "__main__ cli checkpoint_commands sandbox_commands run_commands dry_run serve.* viewer.* feedback.* "
-    "doctor plan plot status rescore why verify audit audit_* verifiers_commands golds golds_* sample_commands",
+    "entry": "__main__ cli *_commands dry_run serve.* viewer.* feedback.* loop.* loop probing.* doctor plan plot "
+    "status rescore why trace ancestry ancestry_rows audience audience_report verify audit audit_* golds golds_*",
     "loops": "loops.* lm_eval.* lm_eval evaluate sample progress",
-    "rewards": "rewards.* adaptors.* canaries alarms rollout scale.ray",
+    "rewards": "rewards.* judging.* adaptors.* canaries alarms rollout scale.ray",
     "models": "policy heads lora trained parallel parity mismatch trials engines.* "
-    "checkpoint grouplog runs rollout_table",
+    "checkpoint grouplog runs rollout_table chain lineage",
     "maths": "batching packing advantages losses surrogates kernels tiles fused direct_losses preference_losses "
-    "calibration inverse",
-    "settings": "fields model_settings loss_settings reward_settings preference_settings direct_settings recipe stages "
-    "presets settings rows columns tasks preferences preference_labels preference_texts chat verifiers.*",
+    "calibration inverse agreement consensus",
+    "settings": "fields *_settings recipe stages presets settings rows columns tasks preferences preference_labels "
+    "preference_texts chat verifiers.*",
     "ground": "types errors plugins awaiting seeds machine disk environment children inputs failpoints sandbox.*",
 }
 NO_TORCH = ("settings", "ground")

@@ -126,7 +126,7 @@ def test_the_command_prints_it_and_gives_it_as_json(run: Path, capsys: pytest.Ca
         cli.main(["why", str(run), known, "--json"])
     assert ended.value.code == 0
     *shown, last = capsys.readouterr().out.strip().split("\n")
-    assert json.loads(last) == json.loads(json.dumps(why(run, known)))
+    assert json.loads(json.dumps(why(run, known))).items() <= json.loads(last).items()
     assert shown[0].startswith(f"rollout {known} of {run}")
 
 

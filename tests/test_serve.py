@@ -34,8 +34,8 @@ from rlvr.rewards.verified import VerifierPool
 from rlvr.serve.limits import Buckets, ServeLimits, client_of
 from rlvr.serve.offer import Offer
 from rlvr.serve.openapi import _REFUSALS
-from rlvr.serve.requests import Refusal, parse
-from rlvr.serve.server import _Connection
+from rlvr.serve.requests import parse
+from rlvr.serve.web import Connection, Refusal
 from rlvr.types import Task, Verdict
 
 MIXED = [  # verifier, gold, response
@@ -543,7 +543,7 @@ def test_the_page_lists_every_status_of_an_error() -> None:
 
 
 def test_the_parts_of_uvicorn_that_connections_build_on_are_there() -> None:
-    """Where this fails, serve/server.py has to be read beside the new uvicorn, and its cap in pyproject.toml kept."""
+    """Where this fails, serve/web.py has to be read beside the new uvicorn, and its cap in pyproject.toml kept."""
 
     def parameters(function: Any) -> list[str]:
         return list(inspect.signature(function).parameters)
@@ -557,10 +557,10 @@ def test_the_parts_of_uvicorn_that_connections_build_on_are_there() -> None:
         "resume_writing": ["self"],
         "send_400_response": ["self", "msg"],
     }
-    assert overridden.keys() <= vars(_Connection).keys()
+    assert overridden.keys() <= vars(Connection).keys()
     for name, wanted in overridden.items():
         assert parameters(getattr(H11Protocol, name)) == wanted, name
-        assert parameters(getattr(_Connection, name)) == wanted, name
+        assert parameters(getattr(Connection, name)) == wanted, name
     source = inspect.getsource(h11_impl)
     for call in ("self.handle_events()", "self.send_400_response(", "on_response=self.on_response_complete"):
         assert call in source, f"uvicorn's H11Protocol no longer has {call}"

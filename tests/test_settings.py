@@ -517,8 +517,8 @@ def test_describe_lists_every_setting_once_with_its_meaning(stage: str) -> None:
     assert len(names) == len(set(names))
     assert {"stage", "schema", "seed", "run.dir"} <= set(names)
     assert ("model.dtype" in names) == (stage != "pretrain")  # a new model is float32
-    assert ("eval.max_tokens" in names) == (stage in ("rl", "eval"))
-    assert ("eval.every" in names) == (stage not in ("sft", "pretrain"))
+    assert ("eval.max_tokens" in names) == (stage in ("rl", "eval", "loop"))
+    assert ("eval.every" in names) == (stage not in ("sft", "pretrain", "loop"))
     assert "eval.tasks.path" in names
     assert {name for name, _, text in rows if not text and name.split(".")[-1] not in SELF_EVIDENT} == set()
 

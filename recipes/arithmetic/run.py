@@ -10,6 +10,7 @@ runs/code. Overrides go to the last stage: `engine.kind=hf` trains without vLLM,
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -23,10 +24,10 @@ STAGES = (("pretrain", "pretrain.yaml", "pretrain"), ("sft", "sft.yaml", "sft"),
 
 
 def main() -> None:
-    started = time.monotonic()
+    started, given = time.monotonic(), arguments().overrides
     shutil.rmtree(RUNS, ignore_errors=True)
     for command, recipe, name in STAGES:
-        overrides = sys.argv[1:] if command == "train" else []
+        overrides = given if command == "train" else []
         print(f"\n== rlvr {command} {HERE.name}/{recipe}", flush=True)
         rlvr(command, str(HERE / recipe), f"run.dir={RUNS / name}", *overrides)
     rlvr("plot", str(RUNS / "grpo"))
@@ -35,6 +36,17 @@ def main() -> None:
     print(f"\nheld-out pass@1 {before['pass@1']:.2f} -> {after['pass@1']:.2f}", end="")
     print(f", greedy {before['greedy']['pass@1']:.2f} -> {after['greedy']['pass@1']:.2f}", end="")
     print(f", in {time.monotonic() - started:.0f} s; curve: {RUNS / 'grpo' / 'plot.png'}")
+
+
+def arguments() -> argparse.Namespace:
+    """What is given, before anything is removed or begun."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_args()
+    wrong = [word for word in given.overrides if "=" not in word]
+    if wrong:
+        parser.error(f"{wrong[0]!r} is no setting: write key=value")
+    return given
 
 
 def rlvr(*arguments: str) -> None:

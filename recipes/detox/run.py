@@ -9,6 +9,7 @@ with an insult is the lexicon's, which nothing is trained on.
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -27,10 +28,10 @@ STAGES = (
 
 
 def main() -> None:
-    started = time.monotonic()
+    started, given = time.monotonic(), arguments().overrides
     shutil.rmtree(RUNS, ignore_errors=True)
     for command, recipe, name in STAGES:
-        overrides = sys.argv[1:] if command == "train" else []
+        overrides = given if command == "train" else []
         print(f"\n== rlvr {command} {HERE.name}/{recipe}", flush=True)
         rlvr(command, str(HERE / recipe), f"run.dir={RUNS / name}", *overrides)
     rlvr("plot", str(RUNS / "grpo"))
@@ -38,6 +39,17 @@ def main() -> None:
     before, after = (1 - summary[when]["pass@1"] for when in ("before", "after"))
     print(f"\nheld-out replies with an insult {before:.2f} -> {after:.2f}", end="")
     print(f", in {time.monotonic() - started:.0f} s; curve: {RUNS / 'grpo' / 'plot.png'}")
+
+
+def arguments() -> argparse.Namespace:
+    """What is given, before anything is removed or begun."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_args()
+    wrong = [word for word in given.overrides if "=" not in word]
+    if wrong:
+        parser.error(f"{wrong[0]!r} is no setting: write key=value")
+    return given
 
 
 def rlvr(*arguments: str) -> None:

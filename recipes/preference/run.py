@@ -9,6 +9,7 @@ go to the stages of reinforcement learning, those of the engine to sampling too:
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -57,8 +58,8 @@ COLUMNS = ("true_reward", "correct", "polite", "rude", "words", "win_rate")
 
 def main() -> None:
     started = time.monotonic()
-    overrides = [word for word in sys.argv[1:] if word != "--quick"]
-    is_quick = len(overrides) < len(sys.argv) - 1
+    asked = arguments()
+    overrides, is_quick = asked.overrides, asked.quick
     shutil.rmtree(RUNS, ignore_errors=True)
     for name, stage in STAGES.items():
         given = [f"steps={stage.quick_steps}"] if is_quick else []
@@ -71,6 +72,18 @@ def main() -> None:
     summary = {"schema": 1, "policies": policies, "reward_models": rewards}
     (RUNS / "summary.json").write_text(json.dumps(summary, indent=1))
     print(f"\nin {time.monotonic() - started:.0f} s; {RUNS}/summary.json")
+
+
+def arguments() -> argparse.Namespace:
+    """What is given, before anything is removed or begun."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_args()
+    wrong = [word for word in given.overrides if "=" not in word]
+    if wrong:
+        parser.error(f"{wrong[0]!r} is no setting: write key=value")
+    return given
 
 
 def run(name: str, folder: Path, made_in: Callable[[str], Path], *overrides: str) -> None:

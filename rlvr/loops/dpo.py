@@ -127,7 +127,7 @@ def _encode(
     """The rows with their ids; too long ones are bad rows, as data.on_bad_row has it."""
     encoded = chat.encode_rows(tokenizer, rows, max_length=max_length, on_bad_row=data.on_bad_row)
     if isinstance(rows[0], Rating):
-        units = [Unit(row.id, alone, float(bool(row.label))) for row, alone in encoded]
+        units = [Unit(row.id, alone, row.probability if row.label else 1 - row.probability) for row, alone in encoded]
     else:
         units = [Unit(row.id, sides, row.probability, row.true_probability) for row, sides in encoded]
     if len(units) < len(rows):

@@ -123,7 +123,7 @@ class Evaluation:
         started = time.perf_counter()
         with progress.aside():
             score_BK = score(trained, [*self._rows, *self._probed], step)
-        reward_B = score_BK @ heads.reward_weights(trained.model).numpy()
+        reward_B = rewards(trained.model, [*self._rows, *self._probed], score_BK)
         by_row = _by_row([*self._rows, *self._probed], reward_B)
         figures = self._figures(trained.model, by_row[: len(self._rows)], score_BK)
         if self._probed:
@@ -154,7 +154,14 @@ class Evaluation:
         if isinstance(rows[0], Rating):
             ratings = [row for row in rows if isinstance(row, Rating)]
             names = heads.labels(model)[: score_BK.shape[1] // (1 + self._loss.variance)]
-            return found | self._of_ratings(ratings, names, score_BK, reward)
+            found |= self._of_ratings(ratings, names, score_BK, reward)
+            for name, index in _by_group(ratings).items():
+                own = self._of_ratings([ratings[k] for k in index], names, score_BK[index], reward[index])
+                found.setdefault("by_group", {})[name] = own
+            return found
+        for name, index in _by_group(rows).items():
+            own = of_compared([rows[k] for k in index], [by_row[k] for k in index])
+            found.setdefault("by_group", {})[name] = {k: v for k, v in own.items() if k != "by_source"}
         found |= of_compared(rows, by_row, heads.log_tie_weight(model))
         tokens = np.array([len(e.ids) - e.num_prompt for _, examples in self._rows for e in examples], dtype=np.float64)
         row_of = [number for number, (_, examples) in enumerate(self._rows) for _ in examples]
@@ -191,6 +198,29 @@ class Evaluation:
             variance = np.exp(score_BK[has, len(names) + number]) if self._loss.variance else None
             found[name] = calibration.of_numbers(score_BK[has, number], wanted, variance)
         return found if len(found) > 1 else next(iter(found.values()))
+
+
+def rewards(model: Any, rows: Sequence[Encoded], score_BK: Floats) -> Floats:
+    """[B] of a model with outputs for groups a row's own group's, where it has one; else as heads.reward_weights()."""
+    reward_B = score_BK @ heads.reward_weights(model).numpy()
+    own = {name: heads.label_index(model, name) for name in heads.groups(model)}
+    start = 0
+    for row, examples in rows:
+        end = start + len(examples)
+        if row.group in own:
+            reward_B[start:end] = score_BK[start:end, own[row.group]]
+        start = end
+    return reward_B
+
+
+def _by_group(rows: Sequence[AnyRow]) -> dict[str, list[int]]:
+    """Numbers of the rows of each group, "none" of no group; {} where no row is of one."""
+    if not any(row.group for row in rows):
+        return {}
+    found: dict[str, list[int]] = {}
+    for number, row in sorted(enumerate(rows), key=lambda pair: pair[1].group):
+        found.setdefault(row.group or "none", []).append(number)
+    return found
 
 
 def of_compared(rows: Sequence[AnyRow], by_row: Sequence[Floats], log_nu: float | None = None) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from rlvr.loops.reward_rows import Element, Listed, elements, output_names
 from rlvr.loops.stopping import StopRequest
 from rlvr.loops.supervised import Job, learn, tell
 from rlvr.losses import Sums
-from rlvr.preference_settings import PreferenceLoss, RewardModelRecipe
+from rlvr.preference_settings import OVERALL, PreferenceLoss, RewardModelRecipe
 from rlvr.progress import Progress
 from rlvr.runs import Run
 from rlvr.seeds import seed_for
@@ -54,7 +54,7 @@ def train(recipe: RewardModelRecipe, run: Run, progress: Progress, stop: StopReq
     evaluation = Evaluation(recipe, prepared)
     made_from: dict[str, Any] = {"data": prepared.rows, "held_out": evaluation.held_out, "probes": evaluation.pairs}
     run.check_inputs(setup.inputs(recipe.model, **made_from))
-    trained, tokenizer = _trained(recipe)
+    trained, tokenizer = _trained(recipe, names)
     model = trained.model
     if names:
         _name_outputs(model, recipe, names)
@@ -105,7 +105,12 @@ def _measured(
 
 def begin(recipe: RewardModelRecipe) -> Callable[[Rows], dict[str, float]]:
     """What every other rank does in each step, once it has the main rank's state."""
-    trained, _ = _trained(recipe)
+    names: list[str] = []
+    if (recipe.loss.groups or recipe.loss.attributes or recipe.loss.variance) and recipe.data is not None:
+        names = output_names(recipe.loss, prepare(recipe).rows, recipe.data)  # rows say what several outputs are
+    trained, _ = _trained(recipe, names)
+    if names:
+        _name_outputs(trained.model, recipe, names)
     trained.share_state()
     return partial(update, trained, recipe.loss)
 
@@ -113,15 +118,15 @@ def begin(recipe: RewardModelRecipe) -> Callable[[Rows], dict[str, float]]:
 # --- model -----------------------------------------------------------------------------------------------------------
 
 
-def _trained(recipe: RewardModelRecipe) -> tuple[Trained, Any]:
-    """(the model that the run begins with, on its device, tokenizer)"""
+def _trained(recipe: RewardModelRecipe, names: Sequence[str]) -> tuple[Trained, Any]:
+    """(the model that the run begins with, on its device, tokenizer); names: of its outputs, where it has groups"""
     loss = recipe.loss
-    num_outputs = max(1, len(loss.attributes)) * (1 + loss.variance)
+    num_outputs = len(names) if loss.groups else max(1, len(loss.attributes)) * (1 + loss.variance)
     model, tokenizer = heads.load_scorer(recipe.model, num_outputs=num_outputs, seed=seed_for(recipe.seed, "head"))
     if recipe.steps == 0:
         _check_finished(model, recipe)
         return Trained(model.to(setup.device()), recipe.optim, 0), tokenizer
-    heads.check_outputs(model, num_outputs, f"loss.kind {loss.kind}")
+    heads.check_outputs(model, num_outputs, "loss.groups" if loss.groups else f"loss.kind {loss.kind}")
     log_nu = heads.log_tie_weight(model)
     if log_nu is not None:
         del model.config.tie_weight  # true of the model as it was
@@ -141,6 +146,9 @@ def _check_finished(model: Any, recipe: RewardModelRecipe) -> None:
     if heads.notes(model):
         raise DataError(f"steps=0 only measures, and {where} is no trained reward model")
     wanted = [*names, *(f"{name}_log_variance" for name in names if recipe.loss.variance)]
+    if isinstance(recipe.loss.groups, tuple) and (unknown := set(recipe.loss.groups) - set(heads.groups(model))):
+        known_as = ", ".join(heads.groups(model)) or "none"
+        raise DataError(f"loss.groups: {where} has no output for group {min(unknown)!r}; its groups are {known_as}")
     if recipe.loss.kind == "regression":
         heads.check_outputs(model, 1 + recipe.loss.variance, "loss.kind regression")
     try:
@@ -174,10 +182,15 @@ def _name_outputs(model: Any, recipe: RewardModelRecipe, names: Sequence[str]) -
             f"{', '.join(due)}; {fix}"
         )
     heads.name_outputs(model, due, weights)
+    if loss.groups:
+        heads.name_groups(model, [name for name in names if name != OVERALL])
 
 
 def _outputs(loss: PreferenceLoss, names: Sequence[str]) -> tuple[list[str], dict[str, float] | None]:
     """(name of each output of the model, what each counts in the reward where there are several)"""
+    if loss.groups:
+        counted = [OVERALL] if OVERALL in names else names
+        return list(names), {name: 1 / len(counted) for name in counted}
     weights = dict(loss.attributes) or dict.fromkeys(names, 1.0)
     if not loss.variance:
         return list(names), weights if loss.attributes else None
@@ -244,6 +257,10 @@ class Rows(NamedTuple):
     """float64, what the completion was rated; NaN: not, or not by this attribute."""
     weight_B: Tensor
     """float64, 0 of completions that are not rated."""
+    head_L: Tensor
+    """int64, the output of the model that a list is learnt by."""
+    head_B: Tensor
+    """int64, the same of a completion that is rated."""
 
     @property
     def num_tokens(self) -> int:
@@ -278,6 +295,8 @@ class Rows(NamedTuple):
             weight_L=self.weight_L[of_L],
             target_BA=self.target_BA[of_B],
             weight_B=self.weight_B[of_B],
+            head_L=self.head_L[of_L],
+            head_B=self.head_B[of_B],
         )
 
 
@@ -289,12 +308,15 @@ def pad(parts: Sequence[Element]) -> Rows:
     widest = max((len(listed.places) for part in parts for listed in part.listed), default=2)
     target_BA = torch.full((len(examples), num_attributes), math.nan, dtype=torch.float64)
     weight_B = torch.zeros(len(examples), dtype=torch.float64)
+    head_B = torch.zeros(len(examples), dtype=torch.int64)
     compared: list[tuple[Listed, int, float]] = []
     start = 0
     for part in parts:
         for place, targets in part.rated:
             target_BA[start + place] = torch.tensor(targets, dtype=torch.float64)
             weight_B[start + place] = 1 / len(part.rated)
+        for (place, _), number in zip(part.rated, part.heads, strict=False):
+            head_B[start + place] = number
         compared.extend((listed, start, 1 / len(part.listed)) for listed in part.listed)
         start += len(part.examples)
     place_LW = torch.full((len(compared), widest), -1, dtype=torch.int64)
@@ -313,6 +335,8 @@ def pad(parts: Sequence[Element]) -> Rows:
         weight_L=torch.tensor([weight for _, _, weight in compared], dtype=torch.float64),
         target_BA=target_BA,
         weight_B=weight_B,
+        head_L=torch.tensor([listed.head for listed, _, _ in compared], dtype=torch.int64),
+        head_B=head_B,
     )
 
 
@@ -350,6 +374,8 @@ def _gradient(trained: Trained, loss: PreferenceLoss, rows: Rows, num_elements: 
         sums = Sums(loss=loss_of(score_BK, micro, loss, log_nu), tokens=micro.num_tokens, sequences=len(micro.ids_BT))
         totals["loss"] += trained.backward(sums, num_elements)
         reward_B = score_BK.detach() @ weight_K
+        if loss.groups and loss.kind == "binary":
+            reward_B = _own_B(score_BK.detach(), micro)
         for name, value in figures_of(score_BK.detach(), reward_B, micro, loss).items():
             totals[name] += value
         ends = [min(ends[0], float(reward_B.min())), max(ends[1], float(reward_B.max()))]
@@ -369,9 +395,10 @@ def loss_of(score_BK: Tensor, rows: Rows, loss: PreferenceLoss, log_nu: Tensor |
     meant = partial(preference_losses.target, label_smoothing=loss.label_smoothing, flip_rate=loss.robust)
     if loss.kind == "binary":
         rated_B = rows.weight_B > 0
-        loss_B = preference_losses.binary(score_BK[rated_B, 0], meant(rows.target_BA[rated_B, 0]))
+        score_B = _own_B(score_BK, rows)[rated_B] if loss.groups else score_BK[rated_B, 0]
+        loss_B = preference_losses.binary(score_B, meant(rows.target_BA[rated_B, 0]))
         return (rows.weight_B[rated_B] * loss_B).sum()
-    score_LW = score_BK[:, 0][rows.place_LW.clamp(min=0)]
+    score_LW = _own_LW(score_BK, rows) if loss.groups else score_BK[:, 0][rows.place_LW.clamp(min=0)]
     if loss.kind == "plackett_luce":
         loss_L = preference_losses.plackett_luce(score_LW, rows.level_LW)
     elif loss.kind == "top_choice":
@@ -389,6 +416,16 @@ def loss_of(score_BK: Tensor, rows: Rows, loss: PreferenceLoss, log_nu: Tensor |
     return (rows.weight_L * loss_L).sum()
 
 
+def _own_LW(score_BK: Tensor, rows: Rows) -> Tensor:
+    """What each list's own output says of its completions."""
+    return score_BK[rows.place_LW.clamp(min=0), rows.head_L[:, None]]
+
+
+def _own_B(score_BK: Tensor, rows: Rows) -> Tensor:
+    """What each rated completion's own output says of it."""
+    return score_BK.gather(1, rows.head_B[:, None])[:, 0]
+
+
 def figures_of(score_BK: Tensor, reward_B: Tensor, rows: Rows, loss: PreferenceLoss) -> dict[str, float]:
     """Sums for TRL's figures: reward; accuracy over "judged" (pairs in the labels' order, ties aside, or labels),
     margin over "compared" pairs, mse over "rated" numbers."""
@@ -401,7 +438,7 @@ def figures_of(score_BK: Tensor, reward_B: Tensor, rows: Rows, loss: PreferenceL
     if loss.kind in ("regression", "attributes"):
         error_BA = (score_BK[:, : rated_BA.shape[1]] - rows.target_BA).nan_to_num(0.0)
         return {**found, "mse": float((error_BA**2).sum()), "rated": float(rated_BA.sum())}
-    reward_LW = reward_B[rows.place_LW.clamp(min=0)]
+    reward_LW = _own_LW(score_BK, rows) if loss.groups else reward_B[rows.place_LW.clamp(min=0)]
     delta_LWW = reward_LW[:, :, None] - reward_LW[:, None, :]
     real_LW = rows.level_LW >= 0
     is_better_LWW = (rows.level_LW[:, :, None] < rows.level_LW[:, None, :]) & real_LW[:, :, None] & real_LW[:, None, :]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rlvr import chat
 from rlvr.errors import DataError, near
-from rlvr.preference_settings import PreferenceLoss
+from rlvr.preference_settings import OVERALL, PreferenceLoss
 from rlvr.reward_settings import PreferenceData
 from rlvr.tasks import NUM_SHOWN, bad_rows_message
 from rlvr.types import BestOf, Preference, Ranking, Rating
@@ -30,6 +30,8 @@ class Listed:
     """Of a pair: that the first is preferred, as far as the labels tell."""
     margin: float = 0.0
     """Of a pair: by how much."""
+    head: int = 0
+    """The output of the model that it is learnt by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Element:
     listed: tuple[Listed, ...] = ()
     rated: tuple[tuple[int, tuple[float, ...]], ...] = ()
     """(completion, its number for each attribute, NaN where it has none)"""
+    heads: tuple[int, ...] = ()
+    """Of each that is rated: the output that it is learnt by, where that is not the first."""
 
     @property
     def num_tokens(self) -> int:
@@ -55,13 +59,13 @@ def output_names(loss: PreferenceLoss, rows: Sequence[AnyRow], data: PreferenceD
             "data.columns.margin, or leave loss.margin out"
         )
     if loss.kind not in ("binary", "regression", "attributes"):
-        return ["reward"]
+        return _heads(loss, rows, data)
     ratings = [row for row in rows if isinstance(row, Rating)]
     scores = list(dict.fromkeys(name for row in ratings for name in row.scores))
     if loss.kind == "binary":
         hint = f"; they have scores ({', '.join(scores)}), from which loss.kind regression or attributes learns"
         _check([row.id for row in ratings if row.label is None], len(ratings), data, "label", hint if scores else "")
-        return ["reward"]
+        return _heads(loss, rows, data)
     if not scores:
         _check([row.id for row in ratings], len(ratings), data, "score", "; from labels loss.kind binary learns")
     if loss.kind == "regression" and len(scores) > 1:
@@ -78,6 +82,37 @@ def output_names(loss: PreferenceLoss, rows: Sequence[AnyRow], data: PreferenceD
             )
     _check([row.id for row in ratings if not set(names) & set(row.scores)], len(ratings), data, "score of these", "")
     return names
+
+
+def _heads(loss: PreferenceLoss, rows: Sequence[AnyRow], data: PreferenceData) -> list[str]:
+    """The outputs of a model that learns from comparisons or labels: one for each group, and one for rows of none."""
+    if not loss.groups:
+        return [OVERALL]
+    there = list(dict.fromkeys(row.group for row in rows))
+    found = sorted(group for group in there if group)
+    if not found:
+        raise DataError(
+            f"data.path: {data.path}: no row has a group, of which loss.groups learns; name the column with "
+            "data.columns.group, or leave loss.groups out"
+        )
+    groups = found if loss.groups == "auto" else list(loss.groups)
+    for name in found:
+        if name not in groups or name == OVERALL:
+            row_id = next(row.id for row in rows if row.group == name)
+            raise DataError(
+                f"data.path: {data.path}: row of id {row_id!r} is of group {name!r}, which "
+                + ("is the name of the output for all" if name == OVERALL else "loss.groups does not name")
+                + f"; {near(name, groups) if name not in groups else ''}groups are {', '.join(groups)}"
+            )
+    missing = [name for name in groups if name not in found]
+    if missing:
+        raise DataError(
+            f"loss.groups: no row of {data.path} is of group {missing[0]!r}; {near(missing[0], found)}there are "
+            f"{', '.join(found)}"
+        )
+    if len(groups) == 1:
+        raise DataError(f"loss.groups: all rows of {data.path} are of group {groups[0]!r}; leave loss.groups out")
+    return [*groups, *([OVERALL] if "" in there else [])]
 
 
 def _check(bad: Sequence[str], num_rows: int, data: PreferenceData, what: str, hint: str) -> None:
@@ -102,9 +137,12 @@ def _element(rows: Sequence[Encoded], loss: PreferenceLoss, names: Sequence[str]
     found: list[chat.Example] = []
     listed: list[Listed] = []
     rated: list[tuple[int, tuple[float, ...]]] = []
+    heads: list[int] = []
     for row, examples in rows:
+        head = names.index(row.group or OVERALL) if loss.groups else 0
         if isinstance(row, Rating):  # each for itself: the same text may be rated twice, and differently
             rated.append((len(found), _targets(row, names)))
+            heads.append(head)
             found.extend(examples)
             continue
         own = []
@@ -115,10 +153,10 @@ def _element(rows: Sequence[Encoded], loss: PreferenceLoss, names: Sequence[str]
                 found.append(example)
             own.append(places[key])
         listed.extend(
-            Listed(tuple(own[k] for k in part.places), part.levels, part.probability, part.margin)
+            Listed(tuple(own[k] for k in part.places), part.levels, part.probability, part.margin, head)
             for part in compared(row, in_pairs=loss.kind in ("bradley_terry", "all_pairs"))
         )
-    return Element(tuple(found), tuple(listed), tuple(rated))
+    return Element(tuple(found), tuple(listed), tuple(rated), tuple(heads))
 
 
 def compared(row: AnyRow, *, in_pairs: bool) -> list[Listed]:

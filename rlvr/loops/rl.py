@@ -66,6 +66,7 @@ def train(recipe: RlRecipe, run: Run, progress: Progress, stop: StopRequest) -> 
         model=recipe.model,
         tasks=(*tasks, *own_canaries),
         warn=progress.warn,
+        judged=run.folder / "judged",
     )
     try:
         return _with_engine(recipe, run, progress, stop, rewards, tasks, held_out, own_canaries, demonstrations)

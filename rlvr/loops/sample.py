@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlvr import disk, plugins, recipe
+from rlvr import chain, disk, lineage, plugins, recipe
 from rlvr.errors import DataError, DiskError, EngineError
 from rlvr.grouplog import GroupLog
 from rlvr.inputs import fingerprint_model, fingerprint_rows
@@ -101,7 +101,7 @@ def sample(settings: EvalRecipe, out: Path, progress: Progress, pick: Pick | Non
     }
     if pick.by is not None:
         figures |= {"unjudged": counts.unjudged, "score": sum(counts.scores) / max(1, len(counts.scores))}
-    made.note(figures)
+    made.note(figures, settings, pick)
     log.clear()
     return figures
 
@@ -132,8 +132,13 @@ class _Made:
         except OSError as error:
             raise DiskError(f"cannot remove {self._path}: {error.strerror or error}") from error
 
-    def note(self, figures: Mapping[str, Any]) -> None:
-        _write(self._path, iter([{"made_with": self.made_with, "figures": figures}]))
+    def note(self, figures: Mapping[str, Any], settings: EvalRecipe, pick: Pick) -> None:
+        """Figures, and what `rlvr why` walks back to from a row of the file."""
+        assert settings.eval.tasks is not None
+        named = {"model": {"path": settings.model.path}, "eval": {"tasks": settings.eval.tasks.model_dump(mode="json")}}
+        by = {"best": pick.by.model_dump(mode="json")} if isinstance(pick.by, ModelReward) else {}
+        note = {"made_with": self.made_with, "figures": figures, "inputs": lineage.inputs_of({**named, **by})}
+        _write(self._path, iter([{**note, "sha256": chain.digest_file(self.out)}]))
 
 
 def _digest(settings: EvalRecipe, tasks: Sequence[Task]) -> str:

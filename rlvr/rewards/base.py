@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from rlvr import recipe
@@ -14,6 +15,7 @@ from rlvr.errors import RlvrError, SettingsError
 from rlvr.inputs import fingerprint_model
 from rlvr.rewards import composite
 from rlvr.rewards.bound import start_problems
+from rlvr.rewards.judge import JudgeReward as JudgeSource
 from rlvr.rewards.unsupervised import Majority, PolicyView, SelfCertainty
 from rlvr.rewards.verified import VerifiedReward, VerifierPool
 from rlvr.seeds import seed_for
@@ -24,7 +26,13 @@ OVERLONG = "overlong"
 MODEL = "model"
 """The verifier in the verdicts of a part of kind model."""
 _ASKS_VERIFIERS = (recipe.VerifiedReward, recipe.MajorityReward)
-_MODELS = (recipe.ModelReward, recipe.SelfCertaintyReward)
+
+
+def _is_in_the_loop(reward: recipe.Reward) -> bool:
+    """Whether torch reckons it in this process."""
+    if isinstance(reward, recipe.JudgeReward):
+        return reward.by.kind != "endpoint"
+    return isinstance(reward, recipe.ModelReward | recipe.SelfCertaintyReward)
 
 
 def sigmoid(value: float) -> float:
@@ -192,7 +200,13 @@ class Rewards:
     ) -> None:
         self._rewards, self._sources, self._pool, self._overlong = rewards, sources, pool, overlong
         self._options = {**(options or {}), **options_by_verifier(rewards)}
-        self._in_the_loop = [name for name, reward in rewards.items() if isinstance(reward, _MODELS)]
+        self._in_the_loop = [name for name, reward in rewards.items() if _is_in_the_loop(reward)]
+        self._after = {
+            name: reward.unless
+            for name, reward in rewards.items()
+            if isinstance(reward, recipe.JudgeReward) and reward.unless is not None
+        }
+        """Parts that are told another's verdicts, and whose."""
         # one thread waits for one group's verdicts; the work is done in the pool's processes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="rlvr-rewards")
 
@@ -201,17 +215,49 @@ class Rewards:
 
         A greedy completion is judged as one more of the siblings. What the engine took back makes no part fail.
         """
-        return self._scored(groups, self._asked(groups, self._in_the_loop))
+        return self._scored(groups, self._asked_now(groups))
 
     def _asked(self, groups: Sequence[Group], names: Collection[str]) -> dict[str, list[list[Verdict]]]:
         """Verdicts [group][rollout] by the parts of these names."""
         whole = [replace(group, rollouts=group.all_rollouts, greedy=None) for group in groups]
         return {name: self._sources[name].score(whole) for name in self._sources if name in names}
 
+    def _asked_now(self, groups: Sequence[Group]) -> dict[str, list[list[Verdict]]]:
+        """_asked() of the parts that torch reckons here, and of those whose verdicts they must know."""
+        first = [name for name in self._in_the_loop if name not in self._after]
+        later = [name for name in self._in_the_loop if name in self._after]
+        told = self._asked(groups, [*first, *(self._after[name] for name in later)])
+        return told | self._asked_after(groups, later, told)
+
+    def _asked_after(
+        self, groups: Sequence[Group], names: Sequence[str], told: Mapping[str, list[list[Verdict]]]
+    ) -> dict[str, list[list[Verdict]]]:
+        """_asked() of parts that find another's verdicts in the rollouts."""
+        found: dict[str, list[list[Verdict]]] = {}
+        for name in names:
+            known = told[self._after[name]]
+            knowing = [
+                replace(
+                    group,
+                    rollouts=tuple(
+                        replace(rollout, verdicts={self._after[name]: verdict})
+                        for rollout, verdict in zip(group.all_rollouts, verdicts, strict=True)
+                    ),
+                    greedy=None,
+                )
+                for group, verdicts in zip(groups, known, strict=True)
+            ]
+            found[name] = self._sources[name].score(knowing)
+        return found
+
     def _scored(self, groups: Sequence[Group], told: Mapping[str, list[list[Verdict]]]) -> list[Group]:
         """The groups with the verdicts of all parts; told: those that there are."""
-        rest = self._asked(groups, [name for name in self._sources if name not in told])
-        parts = {name: (told if name in told else rest)[name] for name in self._sources}
+        told = {
+            **told,
+            **self._asked(groups, [name for name in self._sources if name not in told and name not in self._after]),
+        }
+        told |= self._asked_after(groups, [name for name in self._after if name not in told], told)
+        parts = {name: told[name] for name in self._sources}
         scored = []
         for g, group in enumerate(groups):
             asked = group.all_rollouts
@@ -240,7 +286,7 @@ class Rewards:
         Parts that are models are asked here and now: what torch does at the same time as an engine in this process, on
         threads that both set, would differ in its last bits from one attempt to the next.
         """
-        told = self._asked([group], self._in_the_loop)
+        told = self._asked_now([group])
         return self._threads.submit(lambda: self._scored([group], told)[0])
 
     def judge(self, jobs: Sequence[tuple[str, str, Task]]) -> list[Verdict]:
@@ -253,10 +299,15 @@ class Rewards:
         return self._pool.judge(jobs, self._options)
 
     def close(self) -> None:
-        """End the verifiers' processes; verdicts still to come become errors. May be called again."""
+        """End the verifiers' processes and the judges; verdicts still to come become errors. May be called again."""
         if self._pool is not None:
             self._pool.close()
+        judges = [source for source in self._sources.values() if isinstance(source, JudgeSource)]
+        for judge in judges:
+            judge.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        for judge in judges:
+            judge.close()
 
 
 def options_by_verifier(rewards: Mapping[str, recipe.Reward]) -> dict[str, dict[str, Any]]:
@@ -298,13 +349,15 @@ def build(
     model: recipe.Model | None = None,
     tasks: Sequence[Task] = (),
     warn: Callable[[str], None] = lambda text: None,
+    judged: Path | None = None,
 ) -> Rewards:
     """The parts that a recipe names. `tasks_verifiers` are those that tasks name, loaded now rather than midway.
 
     overlong.buffer and overlong.missing_eos add the part "overlong", for completions of at most `max_tokens`.
     `options`, by verifier, are for judge() alone. Parts of kind model read what `model`, the policy, writes for these
-    tasks, and tell `warn` of a number that is not finite. PluginError where a verifier cannot be loaded, DataError
-    where a reward model cannot, SettingsError where a part bears that name, or as check_options().
+    tasks, and tell `warn` of a number that is not finite. Judges keep replies in the folder `judged`, so that none is
+    paid for twice. PluginError where a verifier cannot be loaded, DataError where a model cannot, SettingsError where
+    a part bears that name, or as check_options().
     """
     if OVERLONG in rewards:
         raise SettingsError(f"rewards.{OVERLONG}: this name is kept for the penalties of overlong; choose another")
@@ -323,6 +376,8 @@ def build(
             sources[name] = _model_reward(name, reward, model, tasks, warn)
         elif isinstance(reward, recipe.SelfCertaintyReward):
             sources[name] = SelfCertainty()
+        elif isinstance(reward, recipe.JudgeReward):
+            sources[name] = JudgeSource(name, reward, seed, None if judged is None else judged / f"{name}.sqlite")
         elif isinstance(reward, recipe.MajorityReward):
             assert pool is not None
             sources[name] = Majority(VerifiedReward(pool, reward.verifier, reward.options))
@@ -350,7 +405,12 @@ def _model_reward(
 
 def fingerprints(rewards: Mapping[str, recipe.Reward]) -> dict[str, str]:
     """Of the models that are rewards, by setting: a run that goes on must find the same."""
-    return {
+    judges = {
+        f"rewards.{name}.by.path": fingerprint_model(reward.by.path, setting=f"rewards.{name}.by.path")
+        for name, reward in rewards.items()
+        if isinstance(reward, recipe.JudgeReward) and reward.by.kind != "endpoint"
+    }
+    return judges | {
         f"rewards.{name}.{'paths' if reward.paths else 'path'}": " ".join(
             fingerprint_model(path, setting=f"rewards.{name}.{'paths' if reward.paths else 'path'}")
             for path in reward.paths or (str(reward.path),)

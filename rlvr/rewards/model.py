@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlvr import chat, heads, policy, recipe
 from rlvr.batching import micro_batches, pad
-from rlvr.errors import DataError, SettingsError
+from rlvr.errors import DataError, SettingsError, near
 from rlvr.inputs import fingerprint_model
 from rlvr.reward_settings import Ensemble
 from rlvr.rewards.base import MODEL, sigmoid
@@ -27,6 +27,8 @@ from rlvr.types import Group, Rollout, Task, Verdict
 
 _MEANT = ("label", "attributes", "ensemble", "shift", "scale", "clip", "dtype")
 """Settings that a number depends on, beside the models."""
+_MEANT_WHERE_SET = ("group", "combine")
+"""The same, told apart only from those that have none."""
 Reader = Callable[[Tensor], Tensor]
 """score_BK -> number_B"""
 
@@ -160,8 +162,9 @@ def normalised(raw: float, settings: recipe.ModelReward) -> float:
 def digest(settings: recipe.ModelReward) -> str:
     """Eight hexadecimal digits of the models and of how they are read. DataError where a folder cannot be read."""
     paths = settings.paths or (str(settings.path),)
-    read = settings.model_dump(include=set(_MEANT))
-    whole = repr(([fingerprint_model(path) for path in paths], [(name, read[name]) for name in _MEANT]))
+    read = settings.model_dump(include={*_MEANT, *_MEANT_WHERE_SET})
+    names = [*_MEANT, *(name for name in _MEANT_WHERE_SET if read[name] is not None)]
+    whole = repr(([fingerprint_model(path) for path in paths], [(name, read[name]) for name in names]))
     return hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()
 
 
@@ -294,10 +297,13 @@ def reader(model: Any, settings: recipe.ModelReward, part: str) -> Reader:
 
     label: log p / (1 - p) where the outputs are logits of classes of which one is true, so z_label - logsumexp of the
     others; the bare output where each stands for itself (one output, config.json's problem_type regression or
-    multi_label_classification, or a reward model of ours). attributes: their weighted sum. Neither: the only output,
-    or as the reward model was trained.
+    multi_label_classification, or a reward model of ours). attributes: their weighted sum. group: that group's output.
+    combine: the mean, or the least, of the groups' outputs. None of these: the only output, or as the reward model was
+    trained.
     """
     try:
+        if settings.group is not None or settings.combine is not None:
+            return _of_groups(model, settings)
         if settings.attributes:
             names = {name: heads.label_index(model, name) for name in settings.attributes}
             index_A = torch.tensor(list(names.values()))
@@ -320,6 +326,27 @@ def reader(model: Any, settings: recipe.ModelReward, part: str) -> Reader:
         return score_BK[:, index] - score_BK[:, others_K].logsumexp(dim=1)
 
     return log_odds
+
+
+def _of_groups(model: Any, settings: recipe.ModelReward) -> Reader:
+    """DataError where the model has no outputs of groups, or none of the group that is named."""
+    known = heads.groups(model)
+    if not known:
+        what = f"group {settings.group!r}" if settings.group is not None else f"combine: {settings.combine}"
+        raise DataError(
+            f"{what} needs a reward model with outputs for groups (loss.groups), and this one has "
+            f"{', '.join(map(repr, heads.labels(model)))}"
+        )
+    if settings.group is not None and settings.group not in known:
+        raise DataError(
+            f"the model has no group {settings.group!r}; {near(settings.group, known)}it has "
+            f"{', '.join(map(repr, known))}"
+        )
+    names = known if settings.group is None else [settings.group]
+    index_G = torch.tensor([heads.label_index(model, name) for name in names])
+    if settings.combine == "min":
+        return lambda score_BK: score_BK[:, index_G].double().min(dim=1).values
+    return lambda score_BK: score_BK[:, index_G].double().mean(dim=1)
 
 
 def shares_ids(own: Any, writer: Any) -> bool:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import ipaddress
 import json
 import logging
-import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -18,7 +16,7 @@ from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -28,11 +26,11 @@ from rlvr.serve.limits import Buckets, ServeLimits, client_of
 from rlvr.serve.metrics import CONTENT_TYPE, Metrics
 from rlvr.serve.offer import Offer
 from rlvr.serve.openapi import PATHS, describe
-from rlvr.serve.requests import Item, Refusal, parse
+from rlvr.serve.requests import Item, parse
+from rlvr.serve.web import Refusal, check_media, gone, is_known_host, json_response, read_body
 from rlvr.types import Verdict
 
 log = logging.getLogger("rlvr.serve")
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
 _QUIET = ("/healthz", "/metrics")
 """Asked every few seconds by machines; in the log only where the answer is not 200."""
 _T = TypeVar("_T")
@@ -111,7 +109,7 @@ class Service:
             last = traceback.extract_tb(error.__traceback__)[-1]
             log.error("%s at %s:%s", type(error).__name__, last.filename, last.lineno)
             if not status:
-                await _json(500, {"error": "the service failed; its log says where"})(scope, receive, answer)
+                await json_response(500, {"error": "the service failed; its log says where"})(scope, receive, answer)
         finally:
             self._num_requests -= 1
             path = scope["path"] if scope["path"] in PATHS else "other"
@@ -126,28 +124,13 @@ class Service:
 
     def _check(self, request: Request) -> None:
         """Refusal where the host, the rate or the token say so."""
-        if not self._is_known_host(request.headers.getlist("host")):
+        if not is_known_host(request.headers.getlist("host"), self._hosts):
             raise Refusal(400, "host", "the Host header names no host of this service (DNS rebinding?)")
         path = request.scope["path"]
         if path != "/healthz":
             self._charge(request, 1)
         if path in ("/v1/verify", "/metrics") and not self._is_allowed(request):
             raise Refusal(401, "token", "a token is needed: Authorization: Bearer TOKEN (or x-token: TOKEN)")
-
-    def _is_known_host(self, given: list[str]) -> bool:
-        """A web page whose name was made to point here sends its own name; a program sends ours."""
-        if self._hosts is None:
-            return True
-        match = _HOST.fullmatch(given[0]) if len(given) == 1 else None
-        if match is None:
-            return False
-        host = (match[1] or match[2]).lower().removesuffix(".")
-        if host == "localhost" or host in self._hosts:
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
 
     def _is_allowed(self, request: Request) -> bool:
         if self._token is None:
@@ -169,12 +152,12 @@ class Service:
         return Response("rlvr serve verify: POST /v1/verify, described in /openapi.json\n", media_type="text/plain")
 
     async def _openapi(self, request: Request) -> Response:
-        return _json(200, self._description)
+        return json_response(200, self._description)
 
     async def _health(self, request: Request) -> Response:
         """That there is any answer says that the service is alive."""
         why = "the service is ending" if self._closing else await self._judge.ready()
-        return _json(503 if why else 200, {"alive": True, "ready": not why, "why": why})
+        return json_response(503 if why else 200, {"alive": True, "ready": not why, "why": why})
 
     async def _metrics(self, request: Request) -> Response:
         gauges = {
@@ -191,37 +174,16 @@ class Service:
         return await _unless(self._refuse.wait(), _ending(), self._verdicts(request))
 
     async def _verdicts(self, request: Request) -> Response:
-        _check_media(request)
+        check_media(request)
         with self._buffer() as add:
-            raw = await self._read(request, add)
+            raw = await read_body(request, self._limits, add)
             loop = asyncio.get_running_loop()
             items = await loop.run_in_executor(self._parser, parse, raw, self._limits, self._offer)
             request.scope["rlvr.items"] = len(items)
             self._charge(request, len(items))
             with self._judge.admitted(len(items)):
-                verdicts = await _unless(_hung_up(request), _gone(), self._judge.judge(items))
+                verdicts = await _unless(_hung_up(request), gone(), self._judge.judge(items))
             return _answer(items, verdicts)
-
-    async def _read(self, request: Request, add: Callable[[int], None]) -> bytes:
-        """The body, counted while it arrives: what its headers say may be wrong, or missing."""
-        most = self._limits.body_bytes
-        too_large = Refusal(413, "size", f"the body has more than {most} bytes")
-        if int(request.headers.get("content-length", "0")) > most:  # uvicorn lets digits through alone
-            raise too_large
-        received = bytearray()
-        try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                async for chunk in request.stream():
-                    received += chunk
-                    if len(received) > most:
-                        raise too_large
-                    add(len(chunk))
-        except TimeoutError:
-            seconds = self._limits.body_seconds
-            raise Refusal(408, "slow", f"the body was not there within {seconds} s") from None
-        except ClientDisconnect:
-            raise _gone() from None
-        return bytes(received)
 
     @contextlib.contextmanager
     def _buffer(self) -> Iterator[Callable[[int], None]]:
@@ -246,16 +208,7 @@ class Service:
         headers = {"retry-after": str(refusal.retry_after)} if refusal.retry_after else {}
         if refusal.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return _json(refusal.status, {"error": refusal.message}, headers)
-
-
-def _check_media(request: Request) -> None:
-    """A browser sends application/json to another site only after asking it, and this one does not answer that."""
-    media = request.headers.get("content-type", "").lower().replace(" ", "").replace('"', "")
-    if media not in ("application/json", "application/json;charset=utf-8"):
-        raise Refusal(415, "type", "the Content-Type must be application/json")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "encoding", "the body must not be compressed (Content-Encoding)")
+        return json_response(refusal.status, {"error": refusal.message}, headers)
 
 
 def _answer(items: Sequence[Item], verdicts: Sequence[Verdict]) -> Response:
@@ -279,16 +232,11 @@ def _told(verdict: Verdict) -> dict[str, Any]:
     return fields
 
 
-def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> Response:
-    # ASCII alone: what was sent may hold half of a surrogate pair, which UTF-8 has no bytes for
-    return Response(json.dumps(body), status, headers, media_type="application/json")
-
-
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = ", ".join(f"{method.upper()} {path}" for path, method in PATHS.items())
     headers = dict(error.headers or {})
-    return _json(error.status_code, {"error": f"{error.detail.lower()}; there are {known}"}, headers)
+    return json_response(error.status_code, {"error": f"{error.detail.lower()}; there are {known}"}, headers)
 
 
 async def _unless(event: Awaitable[Any], refusal: Refusal, work: Awaitable[_T]) -> _T:
@@ -312,10 +260,6 @@ async def _hung_up(request: Request) -> None:
 
 def _client(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else "unknown"
-
-
-def _gone() -> Refusal:
-    return Refusal(499, "gone", "the client has hung up")  # nobody reads it but the metrics
 
 
 def _ending() -> Refusal:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 from rlvr.errors import SettingsError, near
 from rlvr.serve.limits import ServeLimits
 from rlvr.serve.offer import Offer
+from rlvr.serve.web import Refusal, read_json
 from rlvr.types import Message, Prompt, Task
 
 _BODY_FIELDS = ("verifier", "items", "options")
@@ -20,22 +18,6 @@ ID_CHARACTERS = 256
 """Of an item's id that is text."""
 ID_BITS = 63
 """Of an item's id that is a number, beside its sign."""
-# an unterminated text runs to the end, so that no quote inside it is looked at again
-_TEXTS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]"))
-
-
-class Refusal(Exception):
-    """The whole request is refused."""
-
-    def __init__(self, status: int, kind: str, message: str, retry_after: int = 0) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
-        self.kind = kind
-        """For the metrics: a word out of metrics.REFUSALS."""
-        self.retry_after = retry_after
-        """Seconds; 0: asking again does not help."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +37,7 @@ class Item:
 
 def parse(raw: bytes, limits: ServeLimits, offer: Offer) -> list[Item]:
     """The items, in order. Refusal where the body as a whole cannot be used."""
-    body = _read(raw, limits)
+    body = read_json(raw, limits)
     if not isinstance(body, dict):
         raise Refusal(422, "fields", f"the body must be an object, got {_kind(body)}")
     for name in body:
@@ -90,51 +72,6 @@ def _options(asked: Any, verifier: str | None, offer: Offer) -> dict[str, dict[s
         return {**options, verifier: offer.options(verifier, asked)}
     except SettingsError as error:
         raise Refusal(422, "fields", str(error)) from None
-
-
-# --- the body as JSON -------------------------------------------------------------------------------------------------
-
-
-def _read(raw: bytes, limits: ServeLimits) -> Any:
-    _check_shape(raw, limits)
-    try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_no_constant, parse_float=_number, parse_int=_integer)
-    except UnicodeDecodeError as error:
-        raise Refusal(400, "json", f"the body is not UTF-8 (byte {error.start})") from None
-    except ValueError as error:
-        raise Refusal(400, "json", f"the body is no JSON: {error}") from None
-
-
-def _check_shape(raw: bytes, limits: ServeLimits) -> None:
-    """Refusal for bytes that would cost the parser its stack, or a hundred times their size. Linear for each level."""
-    bare = _TEXTS.sub(b"0", raw).translate(_BRACKETS, b" \t\r\n")
-    brackets = bare.translate(None, _NO_BRACKETS)
-    # each value stands behind a comma, or first in its list or object, but for the body itself
-    if 1 + bare.count(b",") + bare.count(b"[") - bare.count(b"[]") > limits.num_values:
-        raise Refusal(413, "values", f"the body has more than {limits.num_values} values")
-    for _ in range(limits.depth):
-        if not brackets:
-            return
-        brackets = brackets.replace(b"[]", b"")
-    if brackets:
-        raise Refusal(400, "json", f"the body is no JSON, or nested deeper than {limits.depth} levels")
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a number in JSON")
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"the number {text[:20]} is too large")
-    return value
-
-
-def _integer(text: str) -> int:
-    if len(text.lstrip("-")) > 4300:  # beyond it Python refuses by itself, with advice that is of no use to a client
-        raise ValueError(f"a number has {len(text)} digits, at most 4300 are read")
-    return int(text)
 
 
 # --- one item ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,117 @@
+"""Rows of an export into a file: JSONL, parquet, or a folder as `datasets.load_from_disk` reads it.
+
+The same rows give the same bytes, a file appears when it is whole, and none that is there is ever replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlvr import disk
+from rlvr.errors import DataError, DiskError
+
+_SUFFIXES = (".jsonl", ".parquet")
+
+
+def check_target(out: Path) -> None:
+    """Before any work is done. DataError: there is something already, or a name that is none of ours; DiskError: no
+    folder to write into."""
+    if os.path.lexists(out):
+        raise DataError(f"--to {out} exists: remove it, or name another file")
+    if out.suffix not in _SUFFIXES and out.suffix in (".json", ".csv", ".arrow", ".txt", ".tsv"):
+        raise DataError(f"--to {out}: must end in {' or '.join(_SUFFIXES)}, or be the name of a new folder")
+    if not out.absolute().parent.is_dir():
+        raise DiskError(f"--to {out}: no such folder {out.absolute().parent}")
+
+
+def write(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """rows: at least one, all with the same columns. DataError as check_target(), and where a text is none that the
+    format can hold; DiskError where it cannot be written."""
+    check_target(out)
+    part = out.absolute().with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        if out.suffix == ".jsonl":
+            _write_jsonl(rows, part)
+        elif out.suffix == ".parquet":
+            _write_parquet(rows, part)
+        else:
+            _write_folder(rows, part)
+        _publish(part, out)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"--to {out}: a text holds half a surrogate pair, which {out.suffix or 'a data set'} cannot hold; write "
+            ".jsonl"
+        ) from error
+    except OSError as error:  # pyarrow's among them
+        raise DiskError(f"--to {out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def _publish(part: Path, out: Path) -> None:
+    """Give it its name, unless somebody else took that meanwhile."""
+    try:
+        if part.is_dir():
+            os.rename(part, out)  # onto a folder with anything in it this fails
+        else:
+            os.link(part, out)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise DataError(f"--to {out} exists: remove it, or name another file") from None
+    disk.sync(out.absolute().parent)
+
+
+def _write_jsonl(rows: Sequence[dict[str, Any]], part: Path) -> None:
+    with part.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")  # as ASCII: lone surrogates come back as they were
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_parquet(rows: Sequence[dict[str, Any]], part: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), part)
+    disk.sync(part)
+
+
+def _write_folder(rows: Sequence[dict[str, Any]], part: Path) -> None:
+    import datasets
+
+    found = datasets.Dataset.from_list(list(rows))
+    # of the content alone: the library's own holds the time at which it was made
+    found._fingerprint = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    with _quiet():
+        found.save_to_disk(str(part))
+    for file in part.iterdir():
+        disk.sync(file)
+    disk.sync(part)
+
+
+class _quiet:
+    """Without the library's progress bar, which would stand in the output of the command."""
+
+    def __enter__(self) -> None:
+        import datasets
+
+        self._was_on = datasets.is_progress_bar_enabled()
+        datasets.disable_progress_bars()
+
+    def __exit__(self, *_: object) -> None:
+        import datasets
+
+        if self._was_on:
+            datasets.enable_progress_bars()

@@ -1,0 +1,142 @@
+"""`rlvr feedback` as people call it: exit codes, what stands on which stream, and that what it writes trains."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr.feedback.records import Answer, Item, Judgement
+from rlvr.feedback.store import Store
+
+CSV = """prompt,response_a,response_b,choice,annotator,group
+What is 2+2?,4,five,a,ann,young
+What is 2+2?,4,five,a,bob,old
+What is 2+2?,4,five,b,eve,old
+Name a colour.,blue,maybe,tie,ann,young
+Name a fish.,cod,ship,a,ann,young
+"""
+
+
+def rlvr(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rlvr", *arguments], cwd=folder, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "votes.csv").write_text(CSV)
+    done = rlvr(tmp_path, "feedback", "import", "votes.csv", "--db", "votes.db", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["answers"] == 5
+    return tmp_path
+
+
+def test_export_says_what_it_wrote_and_what_it_left_out(folder: Path) -> None:
+    done = rlvr(folder, "feedback", "export", "votes.db", "--to", "out.jsonl", "--min-votes", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "out": "out.jsonl", "as": "preference", "labels": "votes", "rows": 1, "ties": 0, "items": 3, "answers": 5,
+        "left_out": {"few_votes": 2},
+    }  # fmt: skip
+    assert "left out: 2 rows with fewer votes than --min-votes" in done.stderr
+    (row,) = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert (row["chosen"], row["votes"]["chosen"], row["votes"]["rejected"]) == ("4", 2, 1)
+    again = rlvr(folder, "feedback", "export", "votes.db", "--to", "out.jsonl")
+    assert (again.returncode, again.stderr) == (3, "rlvr: --to out.jsonl exists: remove it, or name another file\n")
+    ties = rlvr(folder, "feedback", "export", "votes.db", "--to", "ties.jsonl")
+    assert "1 ties are kept" in ties.stderr
+
+
+def test_mistakes_are_one_line(folder: Path) -> None:
+    cases = {
+        ("export", "votes.db", "--to", "o.jsonl", "--as", "sft"): (3, "votes.db gives no rows of sft: left out were 3"),
+        ("export", "none.db", "--to", "o.jsonl"): (3, "none.db: no such database"),
+        ("export", "votes.csv", "--to", "o.jsonl"): (3, "votes.csv: is no"),
+        ("export", "votes.db", "--to", "o.jsonl", "--without", "zoe"): (3, "--without zoe: no answer is by"),
+        ("import", "vote.csv", "--db", "new.db"): (3, "vote.csv: no such file"),
+        ("import", "votes.csv", "--db", "new.db", "--column", "promt=x"): (2, "did you mean 'prompt'?"),
+    }
+    for arguments, (code, said) in cases.items():
+        done = rlvr(folder, "feedback", *arguments)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+    (folder / "bad.csv").write_text("prompt,completion,thumb,user\np,c,perhaps,u\n")
+    done = rlvr(folder, "feedback", "import", "bad.csv", "--db", "new.db")
+    assert done.returncode == 3 and "bad.csv:2: label must be true or false, up or down, got 'perhaps'" in done.stderr
+    assert not (folder / "o.jsonl").exists() and not list(folder.glob("new.db*"))
+
+
+def test_stats_are_those_of_the_statistics(folder: Path) -> None:
+    from rlvr.feedback.statistics import statistics
+
+    done = rlvr(folder, "feedback", "stats", "votes.db", "--json")
+    assert done.returncode == 0, done.stderr
+    with Store.open(folder / "votes.db", readonly=True) as store:
+        wanted = statistics(list(store.items()), store.answers(), groups=store.groups())
+    assert json.loads(done.stdout.splitlines()[-1]) == json.loads(json.dumps(wanted))
+    assert {person["name"] for person in wanted["people"]} == {"ann", "bob", "eve"}
+    assert len(done.stdout.splitlines()) > 5
+
+
+def test_verify_tells_a_changed_record(folder: Path) -> None:
+    import sqlite3
+
+    whole = rlvr(folder, "feedback", "verify", "votes.db", "--json")
+    assert whole.returncode == 0 and json.loads(whole.stdout.splitlines()[-1])["problems"] == []
+    with sqlite3.connect(folder / "votes.db") as connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("UPDATE events SET annotator = 'mallory' WHERE annotator = 'bob'")
+    connection.close()
+    changed = rlvr(folder, "feedback", "verify", "votes.db", "--json")
+    assert changed.returncode == 3 and json.loads(changed.stdout.splitlines()[-1])["problems"]
+
+
+@pytest.mark.slow
+def test_what_is_exported_trains_without_a_setting(tiny_model: Path, tmp_path: Path) -> None:
+    items, answers = [], []
+
+    def judged(item: Item, who: str, **judgement: Any) -> None:
+        answers.append(Answer(item=item.id, annotator=who, judgement=Judgement(**judgement), group="ab"[who == "bob"]))
+
+    for k in range(6):
+        prompt = ({"role": "user", "content": f"say {k}"},) if k % 2 else f"say {k}"
+        pair = Item(id=f"c{k}", prompt=prompt, completions=(f"{k}", f"not {k}"))  # type: ignore[arg-type]
+        rank = Item(id=f"r{k}", prompt=prompt, completions=(f"{k}", "a", "b"), mode="rank")  # type: ignore[arg-type]
+        thumb = Item(id=f"t{k}", prompt=prompt, completions=(f"{k}",), mode="thumbs")  # type: ignore[arg-type]
+        write = Item(id=f"w{k}", prompt=prompt, completions=("draft",), mode="write")  # type: ignore[arg-type]
+        rate = Item(id=f"n{k}", prompt=prompt, completions=(f"{k}",), mode="rate", attributes=("polite", "safe"))  # type: ignore[arg-type]
+        items += [pair, rank, thumb, write, rate]
+        for who in ("ann", "bob"):
+            judged(pair, who, ranking=((0,), (1,)) if who == "ann" or k < 3 else ((1,), (0,)))
+            judged(rank, who, ranking=((0,), (1, 2)))
+            judged(thumb, who, thumbs={"0": k % 3 > 0})
+            judged(write, who, text=f"{k} by {who}")
+            judged(rate, who, ratings={"0": {"polite": k, "safe": 1}})
+    with Store.open(tmp_path / "votes.db", create=True) as store:
+        store.add(items, answers)
+    common = [f"model.path={tiny_model}", "steps=2", "batch_size=4", "checkpoint.every=0"]
+    runs = {
+        "preference": [("reward-model", ""), ("dpo", "")],
+        "ranking": [("reward-model", "loss.kind=plackett_luce")],
+        "unpaired": [("reward-model", "loss.kind=binary"), ("dpo", "loss.kind=kto")],
+        "ratings": [("reward-model", "loss.kind=attributes loss.attributes.polite=1 loss.attributes.safe=0.5")],
+        "sft": [("sft", "")],
+    }
+    for form, commands in runs.items():
+        to = f"{form}.parquet" if form in ("preference", "ratings") else f"{form}.jsonl"
+        done = rlvr(tmp_path, "feedback", "export", "votes.db", "--to", to, "--as", form)
+        assert done.returncode == 0, done.stderr
+        for number, (command, overrides) in enumerate(commands):
+            recipe = tmp_path / f"{form}{number}.yaml"
+            recipe.write_text(f"stage: {command.replace('-', '_')}\nmodel: {{path: {tiny_model}}}\nsteps: 2\n")
+            arguments = [*common, f"data.path={to}", f"run.dir=run-{form}{number}", *overrides.split()]
+            done = rlvr(tmp_path, command, str(recipe), *arguments)
+            assert done.returncode == 0, (form, command, done.stderr[-2000:])
+            assert (tmp_path / f"run-{form}{number}" / "summary.json").exists()
