@@ -297,7 +297,7 @@ def scorer(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"combine": "min"}, lambda row: min(row[0], row[1])),
         ({"label": "young"}, lambda row: row[1]),
     ],
-    ids=str,
+    ids=["overall", "old", "young", "mean", "min", "label"],
 )
 def test_a_reward_is_of_one_group_or_of_all(scorer: Path, given: dict[str, Any], due: Any) -> None:
     group = make_group("2", "it is two", "three, I think", "")

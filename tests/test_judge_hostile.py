@@ -145,6 +145,7 @@ def test_each_reply_is_kept_as_it_comes_while_others_are_still_awaited(tmp_path:
         is_waiting, kept = thread.is_alive(), replies_in(cache)
         judge.asker.asker.close()
         thread.join(10)
+    assert not thread.is_alive()
     assert is_waiting and len(kept) == 1 and json.loads(kept[0])[0] in ("A", "B")
 
 

@@ -100,11 +100,15 @@ class Endpoint:
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _end(self) -> None:
-        own = asyncio.current_task()
-        for task in asyncio.all_tasks(self._loop):
+        others = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
+        for task in others:
             # those of ask() end by themselves, once each of their questions has ended
-            if task is not own and task.get_name() == "question":
+            if task.get_name() == "question":
                 task.cancel()
+        if others:
+            await asyncio.wait(
+                others, timeout=_CLOSE_SECONDS / 2
+            )  # who asks would wait for ever for a loop that stopped
         if self._client is not None:
             await self._client.aclose()
 
