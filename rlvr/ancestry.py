@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlvr import chain, lineage, runs
+from rlvr import chain, disk, lineage, runs
 from rlvr.ancestry_rows import describe_data
 from rlvr.errors import DataError
 from rlvr.inputs import fingerprint_model
@@ -45,7 +45,7 @@ class Search:
     def file(self, bytes: int, sha256: str) -> Path | None:
         """A data file of this content."""
         self._look()
-        return next((path for path in self._files.get(bytes, ()) if chain.digest_file(path) == sha256), None)
+        return next((path for path in self._files.get(bytes, ()) if disk.sha256(path) == sha256), None)
 
     def _look(self) -> None:
         if self._models is not None:
@@ -247,7 +247,7 @@ def _file(file: Mapping[str, Any], search: Search, digests: Sequence[str] = ()) 
     """(where a file is, what became of it), with the rows that were changed where they are known."""
     last = file.get("path")
     is_there = last is not None and Path(last).is_file()
-    if last is not None and is_there and chain.digest_file(Path(last)) == file["sha256"]:
+    if last is not None and is_there and disk.sha256(Path(last)) == file["sha256"]:
         return last, AS_IT_WAS
     moved = search.file(file["bytes"], file["sha256"])
     if moved is not None:

@@ -7,7 +7,6 @@ from. Nobody's weights but an adapter's own are trained: who has none is served 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlvr import lineage, rows, settings
+from rlvr import disk, lineage, rows, settings
 from rlvr.direct_settings import DpoRecipe
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
 from rlvr.recipe import RlRecipe, SftRecipe, TrainingRecipe
@@ -189,14 +188,11 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     """Whole or not at all; a file that says the same stays as it is, so that a run that goes on finds its rows."""
-    fresh = path.with_name(f".{path.name}.new")
     try:
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, path)
+        disk.write(path, text)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from None
 
 

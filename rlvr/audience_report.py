@@ -16,7 +16,7 @@ from typing import Any
 from rlvr import rows
 from rlvr.audience import BASE
 from rlvr.errors import DataError
-from rlvr.evaluate import compare
+from rlvr.evaluate import compare_values
 from rlvr.reward_settings import Rows
 
 Values = Mapping[str, float]
@@ -86,28 +86,11 @@ def _of_verifier(judge: str, texts: Sequence[tuple[Mapping[str, Any], str]]) -> 
 # --- the matrix ------------------------------------------------------------------------------------------------------
 
 
-def paired(before: Values, after: Values, seed: int = 0) -> dict[str, Any]:
-    """compare() of any numbers: {before, after, delta, ci95, n_tasks, better, worse, equal, p}."""
-    values = [*before.values(), *after.values()]
-    low, width = min(values), max(values) - min(values)
-    scale = width or 1.0
-    # compare() takes shares in [0, 1]; what it says is turned back
-    told = compare(*({task: (v - low) / scale for task, v in side.items()} for side in (before, after)), seed=seed)
-    ends = [end * scale if width else 0.0 for end in told["ci95"]]
-    return {
-        **told,
-        "before": fmean(before.values()),
-        "after": fmean(after.values()),
-        "delta": told["delta"] * scale,
-        "ci95": ends,
-    }
-
-
 def matrix(found: Mapping[str, Mapping[str, Values]], *, tolerance: float = 0.0, seed: int = 0) -> dict[str, Any]:
     """{cells, served, worse, verdict} of scores().
 
-    cells: {adapter: {group: paired() with the base, is_worse}}; served: each group by its own adapter; worse: groups
-    that are served surely worse than by the base: the interval of the difference lies below -tolerance.
+    cells: {adapter: {group: compare_values() with the base, is_worse}}; served: each group by its own adapter;
+    worse: groups that are served surely worse than by the base: the difference's interval lies below -tolerance.
     """
     groups = list(found[BASE])
     cells: dict[str, dict[str, Any]] = {}
@@ -116,7 +99,7 @@ def matrix(found: Mapping[str, Mapping[str, Values]], *, tolerance: float = 0.0,
             continue
         cells[name] = {}
         for group in groups:
-            cell = paired(found[BASE][group], by_group[group], seed)
+            cell = compare_values(found[BASE][group], by_group[group], seed=seed)
             cells[name][group] = {**cell, "is_worse": cell["ci95"][1] < -tolerance, "is_better": cell["ci95"][0] > 0}
     served = {group: cells[group][group] for group in groups if group in cells}
     worse = [group for group, cell in served.items() if cell["is_worse"]]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlvr import disk
 from rlvr.types import SCHEMA
 
 NAME = "chain.jsonl"
@@ -30,12 +31,6 @@ Row = dict[str, Any]
 def digest_row(row: Mapping[str, Any]) -> str:
     """sha256 of a row as JSON with sorted keys: how the file was written does not matter, what it says does."""
     return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """sha256 of a file. OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_of(line: Mapping[str, Any]) -> str:
@@ -69,7 +64,7 @@ class Chain:
 
     def add_file(self, path: Path, step: int | None = None) -> None:
         """A line for a file of the run folder, as it is now. step: without it that of the line before. OSError."""
-        self._write("file", path.relative_to(self.folder).as_posix(), digest_file(path), step)
+        self._write("file", path.relative_to(self.folder).as_posix(), disk.sha256(path), step)
 
     def add_row(self, row: Mapping[str, Any]) -> None:
         """A line for a row of metrics.jsonl. OSError."""
@@ -86,10 +81,7 @@ class Chain:
         self._last, self._is_read = (kept[-1] if kept else None), True
         had_lines = self.path.is_file() and self.path.stat().st_size > 0
         if kept:
-            fresh = self.path.with_name(f".{NAME}.new")
-            with open(fresh, "w", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in kept))
-            fresh.replace(self.path)
+            disk.write(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         else:
             self.path.unlink(missing_ok=True)
         if step < 0 or not (old or rows):
@@ -104,7 +96,7 @@ class Chain:
                 self._write("metrics", "metrics.jsonl", digest, row["step"], adopted=True)
         if not kept:
             for path in sorted((self.folder / "rollouts").glob("*.parquet")):
-                self._write("file", path.relative_to(self.folder).as_posix(), digest_file(path), step, adopted=True)
+                self._write("file", path.relative_to(self.folder).as_posix(), disk.sha256(path), step, adopted=True)
 
     def _end(self) -> Row | None:
         if not self._is_read:
@@ -115,7 +107,7 @@ class Chain:
     def _write(self, kind: str, name: str, sha256: str, step: int | None, *, adopted: bool = False) -> None:
         last = self._end()
         if last is None and kind != "start":
-            self._write("start", "recipe.yaml", digest_file(self.folder / "recipe.yaml"), -1)
+            self._write("start", "recipe.yaml", disk.sha256(self.folder / "recipe.yaml"), -1)
             last = self._end()
         line: Row = {
             "schema": SCHEMA,
@@ -266,7 +258,7 @@ def _files(folder: Path, lines: Sequence[Row], is_finished: bool, report: Report
         path = folder / name
         if not path.is_file():
             report.problems.append(f"{name} is missing")
-        elif digest_file(path) != line["sha256"]:
+        elif disk.sha256(path) != line["sha256"]:
             report.problems.append(f"{name} was changed")
             report.changed.append(name)
     for name, line in _replaced(lines):

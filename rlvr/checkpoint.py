@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr import disk
 from rlvr.disk import sync
 from rlvr.errors import DataError, DiskError
 from rlvr.failpoints import failpoint
@@ -293,7 +294,7 @@ def _file_fault(file: Path, size: int, checksum: str, checksums: bool) -> str | 
         found = file.stat().st_size
         if found != size:
             return f"{file.name} has {found} bytes instead of {size}"
-        if checksums and _sha256(file) != checksum:
+        if checksums and disk.sha256(file) != checksum:
             return f"{file.name} has another checksum than when it was saved"
         if file.name == _NUMBERS and (schema := json.loads(file.read_bytes()).get("schema", SCHEMA)) != SCHEMA:
             return _of_schema(file.name, schema)
@@ -321,8 +322,3 @@ def _is_newer(path: Path) -> bool:
             if isinstance(schema, int) and schema > SCHEMA:
                 return True
     return False
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

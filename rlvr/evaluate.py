@@ -462,3 +462,26 @@ def compare(
         "p": p,
         "unpaired": len(old.keys() ^ new.keys()),
     }
+
+
+def compare_values(before: Mapping[str, float], after: Mapping[str, float], *, seed: int = 0) -> dict[str, Any]:
+    """compare() of values of any size by task: also {"before", "after"}, the means over the shared tasks.
+
+    ValueError where they share no task.
+    """
+    shared = sorted(before.keys() & after.keys())
+    if not shared:
+        raise ValueError("before and after share no task")
+    values = [side[task] for side in (before, after) for task in shared]
+    low, width = min(values), max(values) - min(values)
+    unit = width or 1.0
+    # compare() takes shares; what it says is turned back
+    told = compare(*({task: (side[task] - low) / unit for task in shared} for side in (before, after)), seed=seed)
+    return {
+        **told,
+        "before": float(np.mean([before[task] for task in shared])),
+        "after": float(np.mean([after[task] for task in shared])),
+        "delta": told["delta"] * unit,
+        "ci95": [end * unit for end in told["ci95"]] if width else [0.0, 0.0],
+        "unpaired": len(before.keys() ^ after.keys()),
+    }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -18,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from rlvr import chain
+from rlvr import chain, disk
 from rlvr.errors import DataError
 from rlvr.inputs import fingerprint_model
 from rlvr.types import SCHEMA
@@ -115,16 +114,7 @@ def _without_paths(one: Mapping[str, Any]) -> Record:
 def write(path: Path, record: Mapping[str, Any]) -> None:
     """A record with its hash, whole or not at all. OSError."""
     plain = {name: value for name, value in record.items() if name != "hash"}
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(json.dumps({**plain, "hash": chain.digest_row(plain)}, indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
+    disk.write(path, json.dumps({**plain, "hash": chain.digest_row(plain)}, indent=1))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -337,7 +327,7 @@ def _digests(path: Path) -> list[str] | None:
 
 
 def _of_file(path: Path) -> Record:
-    return {"bytes": path.stat().st_size, "sha256": chain.digest_file(path)}
+    return {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}
 
 
 def _file_of(module: str) -> Path | None:

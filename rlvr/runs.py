@@ -77,7 +77,7 @@ class Run:
             if not run.is_finished:
                 run._write_environment(recipe)
             if not run.has_begun:
-                _write(folder / "recipe.yaml", to_yaml(recipe))
+                disk.write(folder / "recipe.yaml", to_yaml(recipe))
         except RlvrError:
             run.close()
             raise
@@ -144,7 +144,7 @@ class Run:
                 "began with, or set another run.dir"
             )
         with _as_disk_error(path):
-            _write(path, json.dumps(written | {"inputs": {**known, **inputs}}, indent=1))
+            disk.write(path, json.dumps(written | {"inputs": {**known, **inputs}}, indent=1))
             lineage.begin(self.folder, {**known, **inputs}, (*_HARMLESS, *_ROUNDING))
 
     def truncate(self, step: int) -> None:
@@ -153,7 +153,7 @@ class Run:
         if path.is_file():
             kept = [row for row in read_metrics(self.folder) if row["step"] <= step]
             with _as_disk_error(self.folder):
-                _write(path, "".join(json.dumps(row) + "\n" for row in kept))
+                disk.write(path, "".join(json.dumps(row) + "\n" for row in kept))
         for file in (self.folder / "rollouts").glob("*.parquet"):
             if file.stem.isdecimal() and int(file.stem) > step:
                 with _as_disk_error(file):
@@ -239,8 +239,8 @@ class Run:
         with _as_disk_error(folder):
             folder.mkdir(exist_ok=True)
             lines = "".join(json.dumps({"schema": SCHEMA, **row}, ensure_ascii=True) + "\n" for row in samples)
-            _write(folder / f"{name}.jsonl", lines)
-            _write(folder / f"{name}.json", json.dumps({"schema": SCHEMA, **result}, indent=1))
+            disk.write(folder / f"{name}.jsonl", lines)
+            disk.write(folder / f"{name}.json", json.dumps({"schema": SCHEMA, **result}, indent=1))
             for path in (folder / f"{name}.jsonl", folder / f"{name}.json"):
                 self._chain.add_file(path)
 
@@ -251,7 +251,7 @@ class Run:
                 self._chain.add_file(path)
             lineage.anchor(self.folder, self._chain.head)
             failpoint("finish")
-            _write(self.folder / "summary.json", json.dumps({"schema": SCHEMA, **summary}, indent=1))
+            disk.write(self.folder / "summary.json", json.dumps({"schema": SCHEMA, **summary}, indent=1))
         if self._groups is not None:
             self._groups.clear()  # nothing is resumed any more
 
@@ -269,7 +269,7 @@ class Run:
         kept = {"inputs": before["inputs"]} if before and "inputs" in before else {}
         kept["id"] = (before or {}).get("id") or uuid.uuid4().hex
         attempts = environment.attempts(before, now, self.environment_changes)
-        _write(path, json.dumps({**now, **kept, "attempts": attempts}, indent=1))
+        disk.write(path, json.dumps({**now, **kept, "attempts": attempts}, indent=1))
 
     def _take_lock(self) -> None:
         """Held as long as the process lives, so that a killed run leaves no stale lock."""
@@ -473,20 +473,6 @@ def _numbered(parent: Path, name: str) -> Path:
             return parent / f"{name}-{number}"
         except FileExistsError:
             number += 1
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    fresh = path.with_name(f".{path.name}.new")
-    try:
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlvr import ancestry, ancestry_rows, lineage, runs
+from rlvr import ancestry, ancestry_rows, disk, lineage, runs
 from rlvr.ancestry import Node, Search
 from rlvr.errors import DataError, near
 from rlvr.rewards.base import MODEL
@@ -174,7 +174,7 @@ def _of_file_row(file: Path, what: str | None, search: Search) -> dict[str, Any]
         told |= {"events": _row(str(what), (str(file), number or 0, row), search)["events"]}
     top: Node = {"what": "file", "kind": "file", "path": str(file), "state": ancestry.AS_IT_WAS, "from": []}
     made_by = origin.get("made_by")
-    if origin.get("sha256") and origin["sha256"] != lineage.chain.digest_file(file):
+    if origin.get("sha256") and origin["sha256"] != disk.sha256(file):
         top["state"] = "changed since it was written"
     top["from"] = ancestry.inputs(origin.get("inputs", []), search)
     return told | {"made_by": made_by, "ancestry": top}

@@ -390,7 +390,9 @@ def test_sentences_and_words_are_pieces_of_the_text_in_order(text: str) -> None:
     for pieces in (sentences(text), words(text), joined_words(text)):
         at = 0
         for piece in pieces:
-            at = text.index(piece, at) + len(piece)
+            found = text.find(piece, at)
+            assert found >= at, (piece, at)
+            at = found + len(piece)
 
 
 def test_nothing_is_seen_of_characters_that_are_blank() -> None:

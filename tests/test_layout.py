@@ -20,7 +20,8 @@ HEAVY = {"torch", "transformers", "vllm"}
 # A module imports only from its own or a lower line; the last line is the lowest.
 LAYERS = {
     "entry": "__main__ cli *_commands dry_run serve.* viewer.* feedback.* loop.* loop probing.* doctor plan plot "
-    "status rescore why trace ancestry ancestry_rows audience audience_report verify audit audit_* golds golds_*",
+    "status scripts rescore why trace ancestry ancestry_rows audience audience_report verify audit audit_* golds "
+    "golds_*",
     "loops": "loops.* lm_eval.* lm_eval evaluate sample progress",
     "rewards": "rewards.* judging.* adaptors.* canaries alarms rollout scale.ray",
     "models": "policy heads lora trained parallel parity mismatch trials engines.* "
@@ -29,7 +30,7 @@ LAYERS = {
     "calibration inverse agreement consensus",
     "settings": "fields *_settings recipe stages presets settings rows columns tasks preferences preference_labels "
     "preference_texts chat verifiers.*",
-    "ground": "types errors plugins awaiting seeds machine disk environment children inputs failpoints sandbox.*",
+    "ground": "types errors odds plugins awaiting seeds machine disk environment children inputs failpoints sandbox.*",
 }
 NO_TORCH = ("settings", "ground")
 

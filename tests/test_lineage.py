@@ -13,7 +13,7 @@ from test_audiences import jsonl
 from test_rl import PLUGIN, held_out, make_recipe, train
 from typer.testing import CliRunner
 
-from rlvr import ancestry, chain, cli, lineage, runs, trace
+from rlvr import ancestry, chain, cli, disk, lineage, runs, trace
 from rlvr.ancestry import Search
 from rlvr.errors import DataError, SettingsError
 from rlvr.feedback.records import Answer, Item, Judgement
@@ -37,13 +37,13 @@ def test_a_run_says_what_it_is_made_from_and_so_does_its_model(tiny_model: Path,
     record: Any = lineage.read(tmp_path / "a")
     assert lineage.is_sound(record)
     by_setting = {one["setting"]: one for one in record["inputs"]}
-    assert by_setting["data.path"]["files"][0]["sha256"] == chain.digest_file(tmp_path / "toy.py")
+    assert by_setting["data.path"]["files"][0]["sha256"] == disk.sha256(tmp_path / "toy.py")
     assert by_setting["data.path"]["args"] == {"n": 40}
     assert by_setting["model.path"]["fingerprint"] == lineage.fingerprint_model(str(tiny_model))
     weights = tmp_path / "a" / "model" / "model.safetensors"
     assert record["outputs"]["model"]["files"]["model.safetensors"] == {
         "bytes": weights.stat().st_size,
-        "sha256": chain.digest_file(weights),
+        "sha256": disk.sha256(weights),
     }
     lines, _ = chain.read(tmp_path / "a")
     assert record["chain"] == {"lines": len(lines), "hash": lines[-1]["hash"]}
@@ -226,7 +226,7 @@ def test_a_sampled_row_and_an_evaluated_one_are_walked_back(tiny_model: Path, tm
     told = trace.trace(tmp_path / "run" / "evals" / "step_000001.jsonl", "held0/0", Search())
     assert told["row"]["task"] == "held0"
     # the evaluation after the last step is of the model that was saved
-    sha = chain.digest_file(tmp_path / "run" / "model" / "model.safetensors")
+    sha = disk.sha256(tmp_path / "run" / "model" / "model.safetensors")
     assert told["policy"] == [{"version": 1, "kept": str(tmp_path / "run" / "model"), "sha256": sha}]
     with pytest.raises(DataError, match=r"no row 'held9/0'; did you mean 'held\d/0'\? it has 6 rows"):
         trace.trace(tmp_path / "run" / "evals" / "step_000001.jsonl", "held9/0", Search())

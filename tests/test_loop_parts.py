@@ -17,6 +17,7 @@ from loop_case import write
 
 from rlvr import cli
 from rlvr.errors import DataError, PluginError, SettingsError
+from rlvr.evaluate import compare_values
 from rlvr.feedback.records import Answer, Item, Judgement
 from rlvr.feedback.store import Store
 from rlvr.loop import comparing, gate, labelling, manifest, picking
@@ -169,12 +170,12 @@ def test_a_judge_of_a_bad_name_is_told_before_it_is_asked(tmp_path: Path) -> Non
 def test_values_of_any_size_are_compared_by_task() -> None:
     before = {"a": -20.0, "b": 3.0, "c": 1.0, "only": 9.0}
     after = {"a": -10.0, "b": 3.0, "c": 0.0, "other": 9.0}
-    found = gate.paired(before, after, seed=0)
+    found = compare_values(before, after)
     assert (found["before"], found["after"]) == pytest.approx((-16 / 3, -7 / 3))
     assert found["delta"] == pytest.approx(3.0)
     assert (found["better"], found["worse"], found["equal"], found["n_tasks"]) == (1, 1, 1, 3)
     assert found["ci95"][0] <= 3.0 <= found["ci95"][1]
-    assert gate.paired({"a": 1.0}, {"a": 1.0}, seed=0)["delta"] == 0
+    assert compare_values({"a": 1.0}, {"a": 1.0})["delta"] == 0
 
 
 def figures(delta: float, low: float, high: float) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -124,4 +125,7 @@ def test_what_would_make_another_gradient_of_them_is_refused_in_one_line(overrid
     ],
 )
 def test_what_leaves_their_gradient_as_it_is_is_taken(overrides: list[str]) -> None:
-    from_overrides("rl", [*BASE, *overrides])
+    recipe = from_overrides("rl", [*BASE, *overrides])
+    for word in overrides:
+        name, _, value = word.partition("=")
+        assert str(attrgetter(name)(recipe)) == value

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rlvr import environment, failpoints, machine, runs
+from rlvr import disk, environment, failpoints, machine, runs
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.recipe import RlRecipe
 from rlvr.rollout_table import groups as groups_of
@@ -749,7 +749,7 @@ def test_a_disk_that_fills_up_is_a_disk_error(
     with Run.open(recipe(tmp_path / "run"), "r.yaml") as run:
         run.record(1, {})
         with monkeypatch.context() as patch:
-            patch.setattr(runs, "_write", full)
+            patch.setattr(disk, "write", full)
             patch.setattr(pq, "write_table", full)
             patch.setattr(runs, "open", full, raising=False)
             with pytest.raises(DiskError, match=r"run(/rollouts|/evals)?: No space left"):

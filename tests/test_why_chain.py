@@ -16,7 +16,7 @@ from attempts import differences
 from test_kills import RL, Case
 from test_rl import PLUGIN, Quiet, make_recipe, train
 
-from rlvr import ancestry, chain, checkpoint, lineage, rollout_table, runs, trace
+from rlvr import ancestry, chain, checkpoint, disk, lineage, rollout_table, runs, trace
 from rlvr.ancestry import Search
 from rlvr.ancestry_rows import nearest
 from rlvr.cli import main
@@ -92,7 +92,7 @@ def test_a_rollout_is_walked_back_to_the_votes_and_to_the_first_model(world: Wor
     assert [version["version"] for version in told["policy"]] == [1]
     scorer = by_what(told["ancestry"], "rewards.taste.path")
     assert (scorer["path"], scorer["state"]) == (str(world.rm / "model"), "as it was")
-    sha = chain.digest_file(world.rm / "model" / "model.safetensors")
+    sha = disk.sha256(world.rm / "model" / "model.safetensors")
     assert scorer["weights"] == {"model.safetensors": sha}
     [trained_by] = scorer["from"]
     assert (trained_by["path"], trained_by["stage"], trained_by["steps"]) == (str(world.rm), "reward_model", 2)
@@ -116,10 +116,10 @@ def test_kept_weights_are_told_with_their_checksum(world: World) -> None:
     node = ancestry.of_run(world.rl, Search())
     kept = trace.policy_version(world.rl, 2, node)
     state = world.rl / "checkpoints" / "000002" / "state.safetensors"
-    assert (kept["kept"], kept["sha256"]) == (str(state.parent), chain.digest_file(state))
+    assert (kept["kept"], kept["sha256"]) == (str(state.parent), disk.sha256(state))
     assert trace.policy_version(world.rl, 1, node)["kept"] is None
     first = trace.policy_version(world.rl, 0, node)
-    assert first["sha256"] == chain.digest_file(world.sft / "model" / "model.safetensors")
+    assert first["sha256"] == disk.sha256(world.sft / "model" / "model.safetensors")
 
 
 def test_the_row_nearest_to_a_response_is_the_one_with_its_words(tmp_path: Path) -> None:

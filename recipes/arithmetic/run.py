@@ -10,13 +10,12 @@ runs/code. Overrides go to the last stage: `engine.kind=hf` trains without vLLM,
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from rlvr.scripts import arguments, rlvr
 
 HERE = Path(__file__).parent
 RUNS = Path("runs") / {"arithmetic": "quickstart"}.get(HERE.name, HERE.name)
@@ -24,7 +23,7 @@ STAGES = (("pretrain", "pretrain.yaml", "pretrain"), ("sft", "sft.yaml", "sft"),
 
 
 def main() -> None:
-    started, given = time.monotonic(), arguments().overrides
+    started, given = time.monotonic(), arguments(__doc__).overrides
     shutil.rmtree(RUNS, ignore_errors=True)
     for command, recipe, name in STAGES:
         overrides = given if command == "train" else []
@@ -36,23 +35,6 @@ def main() -> None:
     print(f"\nheld-out pass@1 {before['pass@1']:.2f} -> {after['pass@1']:.2f}", end="")
     print(f", greedy {before['greedy']['pass@1']:.2f} -> {after['greedy']['pass@1']:.2f}", end="")
     print(f", in {time.monotonic() - started:.0f} s; curve: {RUNS / 'grpo' / 'plot.png'}")
-
-
-def arguments() -> argparse.Namespace:
-    """What is given, before anything is removed or begun."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    given = parser.parse_args()
-    wrong = [word for word in given.overrides if "=" not in word]
-    if wrong:
-        parser.error(f"{wrong[0]!r} is no setting: write key=value")
-    return given
-
-
-def rlvr(*arguments: str) -> None:
-    code = subprocess.run([sys.executable, "-m", "rlvr", *arguments]).returncode
-    if code:
-        sys.exit(code)
 
 
 if __name__ == "__main__":

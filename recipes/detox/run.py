@@ -9,13 +9,12 @@ with an insult is the lexicon's, which nothing is trained on.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
+
+from rlvr.scripts import arguments, rlvr
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/detox")
@@ -28,7 +27,7 @@ STAGES = (
 
 
 def main() -> None:
-    started, given = time.monotonic(), arguments().overrides
+    started, given = time.monotonic(), arguments(__doc__).overrides
     shutil.rmtree(RUNS, ignore_errors=True)
     for command, recipe, name in STAGES:
         overrides = given if command == "train" else []
@@ -39,23 +38,6 @@ def main() -> None:
     before, after = (1 - summary[when]["pass@1"] for when in ("before", "after"))
     print(f"\nheld-out replies with an insult {before:.2f} -> {after:.2f}", end="")
     print(f", in {time.monotonic() - started:.0f} s; curve: {RUNS / 'grpo' / 'plot.png'}")
-
-
-def arguments() -> argparse.Namespace:
-    """What is given, before anything is removed or begun."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    given = parser.parse_args()
-    wrong = [word for word in given.overrides if "=" not in word]
-    if wrong:
-        parser.error(f"{wrong[0]!r} is no setting: write key=value")
-    return given
-
-
-def rlvr(*arguments: str) -> None:
-    code = subprocess.run([sys.executable, "-m", "rlvr", *arguments]).returncode
-    if code:
-        sys.exit(code)
 
 
 if __name__ == "__main__":

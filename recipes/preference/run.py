@@ -9,11 +9,8 @@ go to the stages of reinforcement learning, those of the engine to sampling too:
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr import plugins
+from rlvr.scripts import arguments, rlvr
 
 HERE = Path("recipes/preference")
 RUNS = Path("runs/preference")
@@ -58,7 +56,7 @@ COLUMNS = ("true_reward", "correct", "polite", "rude", "words", "win_rate")
 
 def main() -> None:
     started = time.monotonic()
-    asked = arguments()
+    asked = arguments(__doc__, has_quick=True)
     overrides, is_quick = asked.overrides, asked.quick
     shutil.rmtree(RUNS, ignore_errors=True)
     for name, stage in STAGES.items():
@@ -72,18 +70,6 @@ def main() -> None:
     summary = {"schema": 1, "policies": policies, "reward_models": rewards}
     (RUNS / "summary.json").write_text(json.dumps(summary, indent=1))
     print(f"\nin {time.monotonic() - started:.0f} s; {RUNS}/summary.json")
-
-
-def arguments() -> argparse.Namespace:
-    """What is given, before anything is removed or begun."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    given = parser.parse_args()
-    wrong = [word for word in given.overrides if "=" not in word]
-    if wrong:
-        parser.error(f"{wrong[0]!r} is no setting: write key=value")
-    return given
 
 
 def run(name: str, folder: Path, made_in: Callable[[str], Path], *overrides: str) -> None:
@@ -139,12 +125,6 @@ def show_policies(policies: Mapping[str, Mapping[str, float]]) -> None:
 
 def world(name: str) -> Any:
     return plugins.load(f"{HERE}/world.py:{name}", what="the world")
-
-
-def rlvr(*arguments: str) -> None:
-    code = subprocess.run([sys.executable, "-m", "rlvr", *arguments]).returncode
-    if code:
-        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ that all of it runs, and its figures mean nothing.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr import plugins
+from rlvr.scripts import arguments, rlvr
 
 HERE, PREFERENCE = Path("recipes/rlaif"), Path("recipes/preference")
 WORLD = PREFERENCE / "world.py"
@@ -60,7 +60,7 @@ COLUMNS = ("true_reward", "correct", "polite", "rude", "words", "win_rate")
 
 def main() -> None:
     started = time.monotonic()
-    asked = arguments()
+    asked = arguments(__doc__, has_quick=True)
     overrides, is_quick = asked.overrides, asked.quick
     engine = [word for word in overrides if word.startswith("engine.")]
     shutil.rmtree(RUNS, ignore_errors=True)
@@ -76,18 +76,6 @@ def main() -> None:
     show(agreement, policies)
     (RUNS / "summary.json").write_text(json.dumps({"schema": 1, "judge": agreement, "policies": policies}, indent=1))
     print(f"\nin {time.monotonic() - started:.0f} s; {RUNS}/summary.json")
-
-
-def arguments() -> argparse.Namespace:
-    """What is given, before anything is removed or begun."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    given = parser.parse_args()
-    wrong = [word for word in given.overrides if "=" not in word]
-    if wrong:
-        parser.error(f"{wrong[0]!r} is no setting: write key=value")
-    return given
 
 
 @contextlib.contextmanager
@@ -174,12 +162,6 @@ def show(agreement: Mapping[str, Any], policies: Mapping[str, Mapping[str, float
 
 def world(name: str) -> Any:
     return plugins.load(f"{WORLD}:{name}", what="the world")
-
-
-def rlvr(*arguments: str) -> None:
-    code = subprocess.run([sys.executable, "-m", "rlvr", *arguments]).returncode
-    if code:
-        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from random import Random
 
 from rlvr.errors import DataError, SettingsError
 from rlvr.feedback.records import ATTRIBUTES, RATINGS, Answer, Item, Judgement, Ranking
+from rlvr.odds import sigmoid
 from rlvr.seeds import permutation, rng_for
 
 Utility = Callable[[Item, int], float]
@@ -171,7 +172,7 @@ def _judgement(person: Person, worth: _Worth, shown: Sequence[int], rng: Random)
     item, utilities = worth.item, worth.to(person.group)
     if item.mode == "thumbs":
         return Judgement(
-            thumbs={str(k): rng.random() < _sigmoid(log_odds) for k, log_odds in enumerate(_above(person, utilities))}
+            thumbs={str(k): rng.random() < sigmoid(log_odds) for k, log_odds in enumerate(_above(person, utilities))}
         )
     ratings: dict[str, dict[str, float]] = {}
     names = item.attributes or (ATTRIBUTES if item.mode == "rate" else ())
@@ -225,10 +226,6 @@ def _ranked(log_odds: Sequence[float], tie_width: float, rng: Random) -> Ranking
 def _log_odds(probability: float) -> float:
     kept = min(1 - _SURE, max(_SURE, probability))
     return math.log(kept / (1 - kept))
-
-
-def _sigmoid(log_odds: float) -> float:
-    return 0.5 * (1 + math.tanh(log_odds / 2))
 
 
 def _logistic(rng: Random) -> float:

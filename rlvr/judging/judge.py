@@ -26,6 +26,7 @@ from rlvr.judging.questions import (
     rubric_schema,
 )
 from rlvr.judging.replies import Reply, log_odds, ratings
+from rlvr.odds import sigmoid
 from rlvr.seeds import permutation, seed_for
 from rlvr.types import Message, Prompt
 
@@ -358,12 +359,6 @@ def _text(file: str, where: str) -> str:
         raise DataError(f"{where}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{where} is no UTF-8 text") from None
-
-
-def sigmoid(value: float) -> float:
-    """1 / (1 + e^-value) without overflow."""
-    small = math.exp(-abs(value))
-    return 1 / (1 + small) if value >= 0 else small / (1 + small)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from rlvr import calibration
 from rlvr.agreement import cohen_kappa
 from rlvr.judging.cases import Case
-from rlvr.judging.judge import Judge, Pair, sigmoid
+from rlvr.judging.judge import Judge, Pair
 from rlvr.judging.labelling import Opinion
+from rlvr.odds import sigmoid
 from rlvr.seeds import rng_for
 
 Floats = NDArray[np.float64]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.errors import DataError
+from rlvr.evaluate import compare_values
 from rlvr.feedback.records import Item
 from rlvr.loop import gate as gates
 from rlvr.loop import labelling
@@ -64,7 +65,10 @@ def gate(job: Job, rnd: Round) -> Made:
             figures={"judge": job.recipe.gate.judge, "refused": why},
         )
     seed = job.seed("gate", rnd.number)
-    found = {int(n): gates.paired(pair["before"], pair["after"], seed) for n, pair in values.items()}
+    try:
+        found = {int(n): compare_values(pair["before"], pair["after"], seed=seed) for n, pair in values.items()}
+    except ValueError:
+        raise DataError("gate: the current and the new policy share no judged task") from None
     own = found.pop(rnd.number)
     old = {str(n): figures for n, figures in found.items()}
     refused = gates.decide(job.recipe.gate, own, found)

@@ -13,7 +13,6 @@ from statistics import fmean
 from typing import Any
 
 from rlvr.errors import DataError
-from rlvr.evaluate import compare
 from rlvr.loop_settings import Gate
 from rlvr.types import Prompt, Task
 
@@ -73,27 +72,11 @@ def _of_verifiers(rows: Sequence[tuple[Task, str]]) -> list[float | None]:
         rewards.close()
 
 
-def paired(before: Values, after: Values, seed: int) -> dict[str, Any]:
-    """As evaluate.compare, of values of any size: {"before", "after", "delta", "ci95", "n_tasks", "p", ...}."""
-    shared = sorted(before.keys() & after.keys())
-    if not shared:
-        raise DataError("gate: the current and the new policy share no judged task")
-    # compare() is of shares, so that differences are within 1
-    unit = max(1e-12, *(abs(after[id] - before[id]) for id in shared))
-    # of two shares only the difference counts
-    found = compare(dict.fromkeys(shared, 0.0), {id: (after[id] - before[id]) / unit for id in shared}, seed=seed)
-    return {
-        "before": fmean(before[id] for id in shared),
-        "after": fmean(after[id] for id in shared),
-        "delta": found["delta"] * unit,
-        "ci95": [end * unit for end in found["ci95"]],
-        **{name: found[name] for name in ("n_tasks", "better", "worse", "equal", "p")},
-    }
-
-
 def decide(settings: Gate, own: Mapping[str, Any], old: Mapping[int, Mapping[str, Any]]) -> str:
-    """Why the new policy is refused; "" where it is accepted. own: paired() on this round's held-out tasks; old: on
-    those of earlier rounds."""
+    """Why the new policy is refused; "" where it is accepted.
+
+    own: compare_values() on this round's held-out tasks; old: on those of earlier rounds.
+    """
     low, high = own["ci95"]
     told = f"{own['after']:.4g} beside {own['before']:.4g}, difference {own['delta']:+.4g} [{low:.4g}, {high:.4g}]"
     limit = settings.tolerance

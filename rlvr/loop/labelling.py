@@ -17,6 +17,7 @@ from rlvr.feedback.exports import Export, export_rows
 from rlvr.feedback.records import Answer, Item, Judgement
 from rlvr.feedback.store import Store
 from rlvr.loop_settings import Labels
+from rlvr.odds import sigmoid
 from rlvr.seeds import rng_for
 from rlvr.types import Prompt
 
@@ -263,7 +264,7 @@ def _true_probability(settings: Labels, item: Item, row: Mapping[str, Any], numb
     worth = truth(name, number)
     gold = item.info.get(GOLD)
     difference = worth(item.prompt, text_of(row["chosen"]), gold) - worth(item.prompt, text_of(row["rejected"]), gold)
-    return {"true_probability": 1 / (1 + math.exp(-max(-700.0, min(700.0, difference))))}
+    return {"true_probability": sigmoid(difference)}
 
 
 def text_of(side: Any) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,13 +143,7 @@ def digest_of(path: Path) -> str:
         names = sorted(file.relative_to(path).as_posix() for file in files)
         whole = "".join(f"{digest_of(path / name)}  {name}\n" for name in names)
         return hashlib.sha256(whole.encode()).hexdigest()
-    if not path.is_file():
-        return ""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    return disk.sha256(path) if path.is_file() else ""
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -168,17 +161,11 @@ def note_origin(path: Path, inputs: Sequence[Mapping[str, Any]]) -> None:
 
 def write(path: Path, text: str) -> None:
     """A file, whole or not at all, and kept by the disk. DiskError."""
-    fresh = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(fresh, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        disk.write(path, text)
         disk.sync(path.parent)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
 
 

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rlvr.calibration import sigmoid
+
 Floats = NDArray[np.float64]
 Pair = tuple[int, int]
 """Numbers of two completions of one prompt."""
@@ -41,7 +43,7 @@ def worth(delta_KP: Floats, kind: Literal["disagreement", "bald"]) -> Floats:
     """
     if kind == "disagreement":
         return delta_KP.std(axis=0)
-    p_KP = _sigmoid(delta_KP)
+    p_KP = sigmoid(delta_KP)
     return _entropy(p_KP.mean(axis=0)) - _entropy(p_KP).mean(axis=0)
 
 
@@ -75,10 +77,6 @@ def choose(
     taken = set(chosen)
     take([k for k in order if k not in taken], num)
     return chosen
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return np.exp(-np.logaddexp(0.0, -x))
 
 
 def _entropy(p: Floats) -> Floats:

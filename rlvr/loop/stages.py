@@ -30,7 +30,7 @@ from rlvr.errors import (
 )
 from rlvr.loops.stopping import StopRequest
 from rlvr.progress import Progress
-from rlvr.recipe import EvalRecipe, RlRecipe, TrainingRecipe
+from rlvr.recipe import EvalRecipe, TrainingRecipe
 from rlvr.runs import Run, read_summary
 
 _POLL_SECONDS = 0.2
@@ -142,16 +142,6 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[str]:
         else:
             found.append(f"{prefix}{name}={json.dumps(value)}")
     return found
-
-
-def check(path: str, overrides: Mapping[str, Any], *, stage: str, where: str) -> TrainingRecipe | RlRecipe:
-    """The recipe as a stage will have it. SettingsError says which section names it."""
-    try:
-        recipe = settings.load_recipe(path, flat(overrides), stage=stage)
-    except SettingsError as error:
-        raise SettingsError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from None
-    assert isinstance(recipe, TrainingRecipe)
-    return recipe
 
 
 def _let_go() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rlvr import chain, disk, lineage, plugins, recipe
+from rlvr import disk, lineage, plugins, recipe
 from rlvr.errors import DataError, DiskError, EngineError
 from rlvr.grouplog import GroupLog
 from rlvr.inputs import fingerprint_model, fingerprint_rows
@@ -138,7 +138,7 @@ class _Made:
         named = {"model": {"path": settings.model.path}, "eval": {"tasks": settings.eval.tasks.model_dump(mode="json")}}
         by = {"best": pick.by.model_dump(mode="json")} if isinstance(pick.by, ModelReward) else {}
         note = {"made_with": self.made_with, "figures": figures, "inputs": lineage.inputs_of({**named, **by})}
-        _write(self._path, iter([{**note, "sha256": chain.digest_file(self.out)}]))
+        _write(self._path, iter([{**note, "sha256": disk.sha256(self.out)}]))
 
 
 def _digest(settings: EvalRecipe, tasks: Sequence[Task]) -> str:

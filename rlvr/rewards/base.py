@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -33,12 +32,6 @@ def _is_in_the_loop(reward: recipe.Reward) -> bool:
     if isinstance(reward, recipe.JudgeReward):
         return reward.by.kind != "endpoint"
     return isinstance(reward, recipe.ModelReward | recipe.SelfCertaintyReward)
-
-
-def sigmoid(value: float) -> float:
-    """1 / (1 + e^-value) without overflow: the score of a number of any size."""
-    small = math.exp(-abs(value))
-    return 1 / (1 + small) if value >= 0 else small / (1 + small)
 
 
 def combine(

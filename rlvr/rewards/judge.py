@@ -18,7 +18,8 @@ from rlvr import recipe
 from rlvr.agreement import bradley_terry
 from rlvr.errors import DataError
 from rlvr.judge_settings import Constitution, Pairwise, Reference
-from rlvr.judging.judge import Compared, Cost, Judge, Pair, Single, pairs_of, sigmoid
+from rlvr.judging.judge import Compared, Cost, Judge, Pair, Single, pairs_of
+from rlvr.odds import sigmoid
 from rlvr.types import Group, Rollout, Verdict
 
 JUDGE = "judge"

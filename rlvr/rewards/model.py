@@ -20,8 +20,9 @@ from rlvr import chat, heads, policy, recipe
 from rlvr.batching import micro_batches, pad
 from rlvr.errors import DataError, SettingsError, near
 from rlvr.inputs import fingerprint_model
+from rlvr.odds import sigmoid
 from rlvr.reward_settings import Ensemble
-from rlvr.rewards.base import MODEL, sigmoid
+from rlvr.rewards.base import MODEL
 from rlvr.trained import is_out_of_memory
 from rlvr.types import Group, Rollout, Task, Verdict
 

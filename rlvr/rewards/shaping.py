@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from rlvr.odds import sigmoid
 from rlvr.reward_settings import Reward, Shaping
-from rlvr.rewards.base import OVERLONG, earned, group_rewards, sigmoid
+from rlvr.rewards.base import OVERLONG, earned, group_rewards
 from rlvr.types import Group, Rollout, Verdict
 
 _LEAST_STD = 1e-8
