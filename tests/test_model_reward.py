@@ -16,8 +16,9 @@ from scorer_cases import PROMPT, ids_of, make_group, make_rollout, plain_logits,
 
 from rlvr import chat, heads, recipe
 from rlvr.errors import DataError, SettingsError
+from rlvr.odds import sigmoid
 from rlvr.reward_settings import Ensemble
-from rlvr.rewards.base import build, fingerprints, sigmoid
+from rlvr.rewards.base import build, fingerprints
 from rlvr.rewards.model import ModelReward, Writer, digest
 from rlvr.types import Group, Task, Verdict
 

@@ -18,7 +18,7 @@ from test_rl import PLUGIN, Quiet, assert_same_bits, exact, make_recipe, steps_o
 
 from rlvr import checkpoint, rescore, rollout, rollout_table, runs
 from rlvr.errors import DataError, SettingsError
-from rlvr.rewards.base import sigmoid
+from rlvr.odds import sigmoid
 from rlvr.rewards.shaping import Running
 from rlvr.why import render, why
 

@@ -11,7 +11,8 @@ from scorer_cases import make_group, save_scorer
 
 from rlvr import chat, recipe
 from rlvr.errors import SettingsError
-from rlvr.rewards.base import RandomReward, Rewards, combine, gate_step, group_rewards, sigmoid
+from rlvr.odds import sigmoid
+from rlvr.rewards.base import RandomReward, Rewards, combine, gate_step, group_rewards
 from rlvr.rewards.model import ModelReward, Writer
 from rlvr.settings import from_overrides
 from rlvr.types import Verdict

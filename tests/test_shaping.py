@@ -13,8 +13,9 @@ from scorer_cases import make_group, make_rollout
 
 from rlvr import recipe
 from rlvr.errors import SettingsError
+from rlvr.odds import sigmoid
 from rlvr.reward_settings import Shaping
-from rlvr.rewards.base import OVERLONG, OverlongPenalty, earned, group_rewards, sigmoid
+from rlvr.rewards.base import OVERLONG, OverlongPenalty, earned, group_rewards
 from rlvr.rewards.shaping import Running, length_slope, part_length_slope, rewards_by_id, shape
 from rlvr.settings import from_overrides
 from rlvr.types import Group, Verdict
