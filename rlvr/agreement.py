@@ -378,13 +378,14 @@ def group_difference(
     sizes = np.bincount(group_A)
     same_sizes = math.prod(math.factorial(int(times)) for times in np.unique(sizes, return_counts=True)[1])
     ways = math.exp(special.gammaln(len(group_A) + 1) - special.gammaln(sizes + 1).sum()) / same_sizes
+    smallest_p = max(1 / ways, 1 / (1 + permutations))
     return GroupDifference(
         within_G=within,
         between=between,
         correlation=min(1.0, max(-1.0, between / most)) if most > 0 else math.nan,
         difference=most - between,
-        p=(1 + as_large) / (1 + permutations),
-        smallest_p=max(1 / ways, 1 / (1 + permutations)),
+        p=max(smallest_p, (1 + as_large) / (1 + permutations)),  # the ways to deal are drawn, and may come out as fewer
+        smallest_p=smallest_p,
     )
 
 

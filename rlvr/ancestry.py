@@ -17,6 +17,7 @@ from rlvr import chain, disk, lineage, runs
 from rlvr.ancestry_rows import describe_data
 from rlvr.errors import DataError
 from rlvr.inputs import fingerprint_model
+from rlvr.loop.manifest import read_all
 
 Node = dict[str, Any]
 _MOST_FOLDERS = 5_000
@@ -94,7 +95,25 @@ def of_run(run: Path, search: Search, _seen: frozenset[str] = frozenset()) -> No
         "git": None if record is None else record.get("git"),
     }
     inputs = lineage.inputs_of(recipe) if record is None else record["inputs"]
-    return node | {"from": _inputs(inputs, recipe, search, _seen, lineage.read_rows(run))}
+    node["from"] = _inputs(inputs, recipe, search, _seen, lineage.read_rows(run))
+    key = f"rounds of {run.absolute()}"
+    if recipe.get("stage") == "loop" and key not in _seen:
+        node["from"] += _rounds(run, search, frozenset([key]))  # model/ is a copy of what one of them made
+    return node
+
+
+def _rounds(run: Path, search: Search, seen: frozenset[str]) -> list[Node]:
+    """The policy of each round of `rlvr loop`, with what it was trained on."""
+    found: list[Node] = []
+    for record in read_all(run):
+        what = f"round {record['round']} ({record['state']})"
+        model = run / "rounds" / f"{record['round']:03d}" / "policy" / "model"
+        if (model / "config.json").is_file():
+            given = {"path": str(model), "fingerprint": fingerprint_model(str(model))}
+            found.append(_model(what, given, search, seen))
+        else:
+            found.append({"what": what, "kind": "file", "path": str(model), "state": "no policy there", "from": []})
+    return found
 
 
 def _state_of(record: Mapping[str, Any] | None, run: Path) -> str:
@@ -370,7 +389,8 @@ def _data_lines(node: Mapping[str, Any]) -> Iterator[str]:
         yield f"{node['num_rows']} rows{bad}"
     votes = node.get("votes")
     if votes:
-        yield f"{votes['votes']} votes by {votes['annotators']} people in {votes['rows']} of the rows"
+        by = f" by {votes['annotators']} people" if votes["annotators"] else ""
+        yield f"{votes['votes']} votes{by} in {votes['rows']} of the rows"
     for database in node.get("databases", ()):
         problems = database.get("problems", [])
         yield f"labels in {database['path']}: " + (

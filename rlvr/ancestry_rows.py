@@ -117,9 +117,13 @@ def nearest(
         if similarity >= LEAST_LIKE:
             scored.append((-similarity, k))
     found = []
-    for negative, k in sorted(scored)[:num]:
+    for negative, k in sorted(scored):
         row_id, row = everything[k]
-        found.append({"id": row_id, "similarity": -negative, "told": told(row), "votes": row.get("votes")})
+        one = {"id": row_id, "similarity": -negative, "told": told(row), "votes": row.get("votes")}
+        if one["told"] not in {other["told"] for other in found}:  # a draw with replacement has rows twice
+            found.append(one)
+        if len(found) == num:
+            break
     return found
 
 
@@ -191,11 +195,13 @@ def answers_behind(row_id: str, database: Path) -> list[dict[str, Any]]:
 
     annotator: the keyed hash. [] where the database has no such item. DataError: no database of ours.
     """
+    from rlvr.feedback.names import Names
     from rlvr.feedback.store import Store
 
     with Store.open(database, readonly=True) as store:
-        known = {item.id for item in store.items()}
-        item = next((name for name in _item_names(row_id) if name in known), None)
+        nameless = Names(store.annotators(), store.annotator_hash)  # as exports write them
+        known = {name: item.id for item in store.items() for name in (nameless.text(item.id), item.id)}
+        item = next((known[name] for name in _item_names(row_id) if name in known), None)
         if item is None:
             return []
         return [
@@ -289,5 +295,19 @@ def ids_read(files: Sequence[str], section: Fields, stage: str | None) -> frozen
 
 def missing(files: Sequence[str], row_id: str) -> str:
     """What to say of an id that no row has."""
-    ids = [name for name, _ in itertools.islice(raw_rows(files), 10_000)]
-    return f"no row {row_id!r} in {', '.join(files)}; {near(row_id, ids)}" + (f"such as {ids[0]!r}" if ids else "")
+    ids = [name for name, _ in raw_rows(files)]
+    return f"no row {short(row_id)} in {', '.join(files)}; {hint(row_id, ids)}"
+
+
+def hint(row_id: str, ids: Sequence[str]) -> str:
+    """What may have been meant by an id that no row has: the rows that were made of it, else the nearest."""
+    made_of_it = [name for name in ids if name.startswith((f"{row_id}/", f"{row_id}@"))]
+    if made_of_it:
+        more = f" and {len(made_of_it) - 5} more" if len(made_of_it) > 5 else ""
+        return f"rows of it: {', '.join(made_of_it[:5])}{more}"
+    return near(row_id, ids[:10_000]) + (f"such as {ids[0]!r}" if ids else "there are none")
+
+
+def short(name: str) -> str:
+    """A name for messages."""
+    return repr(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}...")

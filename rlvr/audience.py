@@ -46,7 +46,8 @@ def train(
     is not trained again, one that was killed goes on. SettingsError, DataError; RlvrError where a run failed.
     """
     plain = [text.replace(_PLACE, groups[0] if groups else "group") for text in overrides]
-    first = settings.load_recipe(recipe, [*plain, "model.lora=true"] if _no_lora(recipe, plain) else plain)
+    first = settings.load_recipe(recipe, plain)
+    adapter = ["model.lora=true"] if getattr(getattr(first, "model", None), "lora", None) is None else []
     if not isinstance(first, DpoRecipe | RlRecipe | SftRecipe):
         raise SettingsError(
             f"{recipe}: an audience's adapter is trained by rlvr dpo, train or sft, not {first.command}"
@@ -65,7 +66,7 @@ def train(
     for group in found:
         own = [text.replace(_PLACE, group) for text in overrides]
         own += [f"run.dir={json.dumps(str(folder / group))}"]
-        own += ["model.lora=true"] if _no_lora(recipe, plain) else []
+        own += adapter
         if group in files:
             own += [f"data.path={json.dumps(str(files[group]))}"]
         say(f"audience {group}: {Path(recipe).name}" + (f", {_count(files[group])} rows" if group in files else ""))
@@ -73,13 +74,6 @@ def train(
         told["groups"][group] = {"run": group, "adapter": f"{group}/adapter", "model": f"{group}/model"}
     _write(folder / NAME, told)
     return told
-
-
-def _no_lora(recipe: str, overrides: Sequence[str]) -> bool:
-    """Whether the recipe says nothing of adapters."""
-    loaded = settings.load_recipe(recipe, overrides)
-    model = getattr(loaded, "model", None)
-    return getattr(model, "lora", None) is None
 
 
 def _groups(

@@ -28,31 +28,33 @@ def register(app: typer.Typer, prepare: Callable[[Any], None]) -> None:
         help="Serve groups of different taste each by an adapter of its own.",
     )
     app.add_typer(group, name="audience")
+    group.command(epilog=_TRAIN)(train)
+    _register_report(group, prepare)
 
-    @group.command(epilog=_TRAIN)
-    def train(
-        recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe of rlvr dpo, train or sft.")],
-        overrides: Annotated[
-            list[str] | None,
-            typer.Argument(metavar="[KEY=VALUE ...]", help="Settings; {group} in one is the group's name."),
-        ] = None,
-        folder: Annotated[Path, typer.Option("--dir", help="Folder of all runs.")] = Path("runs/audiences"),
-        by: Annotated[
-            str | None, typer.Option(metavar="COLUMN", help="Column of the rows that names the group.")
-        ] = None,
-        groups: Annotated[str | None, typer.Option(help="These groups alone, such as nurses,students.")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")] = False,
-    ) -> None:
-        """Train one adapter for each group, on what that group prefers. Goes on where it was killed."""
-        from rlvr import audience
 
-        chosen = [name.strip() for name in groups.split(",")] if groups else []
-        told = audience.train(recipe, folder, by=by, groups=chosen, overrides=overrides or [], say=typer.echo)
-        for name, size in audience.sizes(told, folder).items():
-            typer.echo(f"{name}: {folder / told['groups'][name]['adapter']} ({size / 1e6:.2f} MB)")
-        if as_json:
-            typer.echo(json.dumps(told))
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe of rlvr dpo, train or sft.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE ...]", help="Settings; {group} in one is the group's name."),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Folder of all runs.")] = Path("runs/audiences"),
+    by: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the rows that names the group.")] = None,
+    groups: Annotated[str | None, typer.Option(help="These groups alone, such as nurses,students.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")] = False,
+) -> None:
+    """Train one adapter for each group, on what that group prefers. Goes on where it was killed."""
+    from rlvr import audience
 
+    chosen = [name.strip() for name in groups.split(",")] if groups else []
+    told = audience.train(recipe, folder, by=by, groups=chosen, overrides=overrides or [], say=typer.echo)
+    for name, size in audience.sizes(told, folder).items():
+        typer.echo(f"{name}: {folder / told['groups'][name]['adapter']} ({size / 1e6:.2f} MB)")
+    if as_json:
+        typer.echo(json.dumps(told))
+
+
+def _register_report(group: typer.Typer, prepare: Callable[[Any], None]) -> None:
     @group.command(epilog=_REPORT)
     def report(
         folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `rlvr audience train` made.")],

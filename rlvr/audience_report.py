@@ -6,7 +6,6 @@ differences are paired by prompt.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from rlvr.audience import BASE
 from rlvr.errors import DataError
 from rlvr.evaluate import compare_values
 from rlvr.reward_settings import Rows
+from rlvr.types import Task, prompt_of
 
 Values = Mapping[str, float]
 """{task: mean score of its completions}"""
@@ -38,49 +38,33 @@ def scores(spec: str, groups: Sequence[str], files: Mapping[str, Path]) -> dict[
 
 
 def _by_task(judge: str, path: Path) -> dict[str, float]:
-    tasks = [dict(row.fields) for row in rows.read_rows(Rows(path=str(path)), "samples")]
-    texts = [(task, text) for task in tasks for text in task["completions"]]
+    sampled = [dict(row.fields) for row in rows.read_rows(Rows(path=str(path)), "samples")]
+    tasks = [Task(id=str(row["id"]), prompt=prompt_of(row["prompt"]), gold=row.get("gold")) for row in sampled]
+    texts = [(task, text) for task, row in zip(tasks, sampled, strict=True) for text in row["completions"]]
     folder = judge.rpartition(":")[0]
     is_model = Path(judge).is_dir() or (folder != "" and Path(folder).is_dir())
     numbers = _of_model(judge, texts) if is_model else _of_verifier(judge, texts)
-    own: dict[str, list[float]] = {str(task["id"]): [] for task in tasks}
+    own: dict[str, list[float]] = {task.id: [] for task in tasks}
     for (task, _), number in zip(texts, numbers, strict=True):
         if number is not None and math.isfinite(number):
-            own[str(task["id"])].append(number)
+            own[task.id].append(number)
     empty = next((task for task, values in own.items() if not values), None)
     if empty is not None:
         raise DataError(f"--score {judge}: gives no score for any completion of task {empty!r} in {path}")
     return {task: fmean(values) for task, values in own.items()}
 
 
-def _of_model(judge: str, texts: Sequence[tuple[Mapping[str, Any], str]]) -> list[float | None]:
+def _of_model(judge: str, texts: Sequence[tuple[Task, str]]) -> list[float | None]:
     from rlvr.probing.scorer import load
 
     path, label = (judge, None) if Path(judge).is_dir() else tuple(judge.rsplit(":", 1))
-    prompts = [task["prompt"] for task, _ in texts]
-    loaded = load(str(path), label=label, setting="--score")
-    return loaded.rewards(
-        [
-            (prompt if isinstance(prompt, str) else tuple(prompt), text)
-            for prompt, (_, text) in zip(prompts, texts, strict=True)
-        ]
-    )
+    return load(str(path), label=label, setting="--score").rewards([(task.prompt, text) for task, text in texts])
 
 
-def _of_verifier(judge: str, texts: Sequence[tuple[Mapping[str, Any], str]]) -> list[float | None]:
-    from rlvr.verify import Case, judge_cases
+def _of_verifier(judge: str, texts: Sequence[tuple[Task, str]]) -> list[float | None]:
+    from rlvr.verify import judge_responses
 
-    cases = [
-        Case(
-            id=f"{task['id']}/{k}",
-            gold=task.get("gold"),
-            response=text,
-            verifier=judge,
-            prompt=task["prompt"] if isinstance(task["prompt"], str) else json.dumps(task["prompt"]),
-        )
-        for k, (task, text) in enumerate(texts)
-    ]
-    return [verdict.score for verdict in judge_cases(cases)]
+    return [verdict.score for verdict in judge_responses([(judge, text, task) for task, text in texts])]
 
 
 # --- the matrix ------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from rlvr.types import SCHEMA
 NAME = "chain.jsonl"
 _FIELDS = ("schema", "n", "step", "kind", "name", "sha256", "previous")
 """What a line's hash is of, beside `adopted` where the line has it."""
+_KINDS = {"n": int, "step": int, "kind": str, "name": str, "sha256": str, "previous": str, "hash": str}
 _DAMAGED, _NO_CHAIN = "damaged", "without a chain"
 """Names of the line of a start: no line of the chain before could be read, or there was none."""
 START = "0" * 64
@@ -140,7 +141,7 @@ def read(folder: Path) -> tuple[list[Row], list[str]]:
             line = json.loads(text)
         except (ValueError, RecursionError):
             line = None
-        if isinstance(line, dict) and {*_FIELDS, "hash"} <= line.keys() and type(line["step"]) is int:
+        if isinstance(line, dict) and all(type(line.get(name)) is kind for name, kind in _KINDS.items()):
             found.append(line)
         elif number == len(texts):
             break

@@ -83,8 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if debug or error.errno != errno.ENOSPC:
+        if debug or error.errno not in (errno.ENOSPC, errno.ENAMETOOLONG):
             raise
+        if error.errno == errno.ENAMETOOLONG:  # pathlib asks whether such a file exists, and raises
+            print(f"rlvr: {str(error.filename)[:80]}...: {os.strerror(error.errno).lower()}", file=sys.stderr)
+            sys.exit(SettingsError.exit_code)
         print(f"rlvr: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DiskError.exit_code

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rlvr.reward_settings import Data, PreferenceData, Rows
-from rlvr.rows import BadRow, Row, kind, parsed
+from rlvr.rows import BadRow, Row, kind, parsed, typed
 from rlvr.types import Message, Prompt
 
 PROMPT_COLUMNS = ("prompt", "question", "problem", "query", "instruction")
@@ -37,7 +37,7 @@ def find(
         for part in [mapped] if mapped in fields else mapped.split("."):
             value = parsed(value)
             if not isinstance(value, Mapping) or part not in value:
-                raise BadRow(f"no column {mapped!r} (columns.{word} names it; has: {', '.join(map(str, fields))})")
+                raise BadRow(f"no column {mapped!r} ({word}={mapped} names it; has: {', '.join(map(str, fields))})")
             value = value[part]
         return (mapped, value) if value is not None else None
     there = [(name, fields[name]) for name in names if fields.get(name) is not None]
@@ -51,10 +51,11 @@ def missing(word: str, fields: Mapping[str, Any], setting: str, known_as: Mappin
     others = [str(column) for column in fields if column not in known]
     near = {c: max(difflib.SequenceMatcher(None, c.lower(), a).ratio() for a in aliases) for c in others}
     best = max(near, key=near.__getitem__, default=None)
-    hint = f"name its column with {setting}.columns.{word}=COLUMN"
+    named = typed(setting, f"columns.{word}", "COLUMN")
+    hint = f"; name its column with {named}" if named else ""
     if best is not None and near[best] >= 0.6:
-        hint = f"did you mean {setting}.columns.{word}={best}?"
-    return f"no {word} (has: {', '.join(map(str, fields)) or 'no columns'}; {hint})"
+        hint = f"; did you mean {typed(setting, f'columns.{word}', best) or repr(best)}?"
+    return f"no {word} (has: {', '.join(map(str, fields)) or 'no columns'}{hint})"
 
 
 def prompt_of(value: Any, column: str) -> Prompt:

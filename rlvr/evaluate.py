@@ -16,16 +16,17 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from rlvr import seeds
 from rlvr.errors import DataError, EngineError
+from rlvr.odds import wilson
 from rlvr.recipe import Eval
 from rlvr.rewards.votes import canonical
-from rlvr.types import SCHEMA, Completion, Engine, Request, Sampling, Task, Verdict
+from rlvr.types import SCHEMA, Completion, Engine, Request, Sampling, Task, Verdict, plain_prompt
 
 Judge = Callable[[Sequence[tuple[str, str, Task]]], list[Verdict]]
 """Verdicts for (verifier, response, task), in the same order."""
@@ -101,16 +102,6 @@ def _won_with(votes: int, classes: Sequence[tuple[int, bool]], n: int, k: int) -
         if right:
             right_by_winners[winners] += right * count * math.comb(free, k - drawn)
     return sum((Fraction(total, winners) for winners, total in right_by_winners.items()), start=Fraction(0))
-
-
-def wilson(share: float, num: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share among num independent draws; honest at 0 and 1. wilson(0, 512) is (0, 0.0074)."""
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    centre = (share + z * z / (2 * num)) / (1 + z * z / num)
-    half = z / (1 + z * z / num) * math.sqrt(share * (1 - share) / num + z * z / (4 * num * num))
-    low = 0.0 if share <= 0 else centre - half
-    high = 1.0 if share >= 1 else centre + half
-    return max(0.0, low), min(1.0, high)
 
 
 def bootstrap_ci(
@@ -417,7 +408,7 @@ def _row(sample: _Sample) -> dict[str, Any]:
         "source": sample.task.source,
         "sample": sample.index,
         "greedy": sample.greedy,
-        "prompt": sample.task.prompt if isinstance(sample.task.prompt, str) else list(sample.task.prompt),
+        "prompt": plain_prompt(sample.task.prompt),
         "gold": sample.task.gold,
         "response": sample.completion.text,
         "finish": sample.completion.finish,

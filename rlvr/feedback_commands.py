@@ -53,7 +53,9 @@ def export(
 ) -> None:
     """Write answers as rows that `rlvr reward-model`, `dpo` and `sft` and TRL's trainers read. Never over a file.
 
-    The same database gives the same bytes. People are named by a keyed hash. docs/LABELLING.md lists the columns.
+    The same database gives the same bytes. A keyed hash stands for each name of a person, also in ids, sources,
+    comments and further columns; prompts, completions and what people wrote stay as they are. docs/LABELLING.md lists
+    the columns.
     """
     from rlvr import lineage
     from rlvr.feedback import export_files, exports
@@ -87,7 +89,8 @@ def export(
             f"{found.as_messages} plain prompts are written as a user's message, as others are messages", err=True
         )
     if not found.rows:
-        why = f": left out were {', '.join(reasons)}" if reasons else ", for it holds no items"
+        holds = "items" if not found.num_items else "answers"
+        why = f": left out were {', '.join(reasons)}" if reasons else f", for it holds no {holds}"
         raise DataError(f"{db} gives no rows of {form}{why}")
     export_files.write(found.rows, to)
     if to.is_file():
@@ -134,10 +137,10 @@ def import_(
     reading = imports.Reading(
         form=form, columns=_columns(column or []), annotator=annotator, skips_bad_rows=on_bad_row == "skip"
     )
-    if not os.path.exists(db):
-        imports.load(file, reading, ())  # tells what cannot be used before a database is made for nothing
+    # before a database is made for nothing
+    loaded = imports.load(file, reading, ()) if not os.path.exists(db) else None
     with Store.open(db, create=True) as store:
-        figures = imports.import_file(store, file, reading)
+        figures = imports.import_file(store, file, reading, loaded)
     if figures["bad_rows"]:
         typer.echo(f"left out: {figures['bad_rows']} bad rows", err=True)
     for why, num in figures["left_out"].items():
@@ -156,6 +159,7 @@ def _columns(texts: list[str]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for text in texts:
         word, sign, name = text.partition("=")
+        word = "ratings" if word == "scores" else word  # a recipe's word for them
         if not sign or not name or word not in WORDS:
             hint = near(word, WORDS) if sign else ""
             raise SettingsError(f"--column {text}: must be WORD=COLUMN; {hint}words are {', '.join(WORDS)}")
@@ -165,7 +169,10 @@ def _columns(texts: list[str]) -> dict[str, tuple[str, ...]]:
 
 @app.command(epilog="Example: rlvr feedback stats votes.db")
 def stats(db: Database, as_json: Json = False) -> None:
-    """Say how good the answers are: agreement, each person, what is disputed, which groups differ."""
+    """Say how good the answers are: agreement, each person, what is disputed, which groups differ.
+
+    Nobody is flagged for gold items, repeats, hurry or skips by fewer than 5 of them; "-" is what cannot be told.
+    """
     from rlvr.feedback.report import report
     from rlvr.feedback.statistics import statistics
     from rlvr.feedback.store import Store

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rlvr.errors import DataError, DiskError, SettingsError
+from rlvr.errors import RlvrError, SettingsError
 
 if TYPE_CHECKING:
     from rlvr.judge_settings import Judging
+    from rlvr.judging.cases import Case, Cases
     from rlvr.judging.judge import Judge
-    from rlvr.judging.labelling import Opinion
+    from rlvr.judging.labelling import Counts, Opinion
+    from rlvr.reward_settings import PreferenceData
 
 _EXAMPLES = """\
 Example: rlvr judge samples.jsonl --endpoint http://127.0.0.1:8000/v1 --judge-model qwen --out new.jsonl
@@ -24,7 +27,15 @@ Example: rlvr judge samples.jsonl --endpoint http://127.0.0.1:8000/v1 --judge-mo
 Example: rlvr judge samples.jsonl --model runs/judge/model --constitution principles.txt --out pairs.jsonl --db votes.db
 
 Example: rlvr judge labelled.jsonl --endpoint http://127.0.0.1:8000/v1 --judge-model qwen --report"""
-_REASONS_SHOWN = 3
+_MOST_SHOWN = 80
+"""Characters of an option in a message."""
+_SECTIONS = ("by", "method", "samples", "temperature", "reason", "max_tokens", "prices", "secret_from", "seed")
+_KINDS = ("endpoint", "hf", "vllm", "pairwise", "constitution", "rubric", "reference")
+_OPTIONS = {
+    "by.url": "--endpoint", "by.model": "--judge-model", "by.api_key_from": "--api-key-from", "by.path": "--model",
+    "method.keep": "--keep", "samples": "--samples",
+}  # fmt: skip
+"""Of settings that have one of their own."""
 
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="Rows with prompt and completions (2 to 9), or chosen and rejected.")
@@ -49,10 +60,18 @@ RubricFile = Annotated[str | None, typer.Option("--rubric", metavar="FILE", help
 ConstitutionFile = Annotated[
     str | None, typer.Option("--constitution", metavar="FILE", help="A principle on each line.")
 ]
+Column = Annotated[
+    list[str] | None,
+    typer.Option("--column", metavar="WORD=COLUMN", help="Our word: their column, such as prompt=question; repeat it."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out, and say how many.")]
 BothOrders = Annotated[bool, typer.Option("--both-orders/--one-order", help="Ask each pair as (a, b) and as (b, a).")]
 Keep = Annotated[
     Literal["consistent", "soft"] | None,
-    typer.Option("--keep", help="Pairs that both orders agree on, or all; without it consistent, of one order soft."),
+    typer.Option(
+        "--keep",
+        help="consistent: pairs whose two orders name different winners are left out, as without it; soft: they stay.",
+    ),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=1, help="Times that each question is asked.")]
 Overrides = Annotated[
@@ -86,6 +105,8 @@ def register(app: typer.Typer) -> None:
 
 def judge(
     file: File,
+    column: Column = None,
+    skip_bad: SkipBad = False,
     model: ModelPath = None,
     engine: EngineKind = "hf",
     endpoint: Endpoint = None,
@@ -113,9 +134,6 @@ def judge(
     killed: what was answered is not asked again."""
     if out is None and not report and db is None:
         raise SettingsError("nothing to do: give --out FILE.jsonl for preference data, --db DB, or --report")
-    _check_new({"--out": out, "--abstained": abstained})
-    if db is not None and not db.is_file():
-        raise DataError(f"--db {db}: no such database; `rlvr label FILE --db {db}` makes it")
     settings = _settings(
         model, engine, endpoint, judge_model, api_key_from, method, rubric, constitution, both_orders, keep, samples,
         overrides or [],
@@ -125,30 +143,100 @@ def judge(
             "--report compares the two orders of pairs: it goes with pairwise or constitution, both orders"
         )
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from rlvr.feedback.checks import name_problem
-    from rlvr.judging import cases as reading
+    from rlvr.judge_outputs import Outputs
+    from rlvr.judging.cases import load_cases
     from rlvr.judging.judge import Judge
-    from rlvr.judging.labelling import annotator
+    from rlvr.rows import Argument
 
-    cases, num_same = reading.load_cases(file)
+    outputs = Outputs(out, abstained, db)
+    outputs.check_files()
+    named = Argument("FILE", columns="--column", on_bad_row="--skip-bad")
+    loaded = load_cases(_data(file, column or [], skip_bad), named)
+    if own is not None:
+        _check_own(loaded.cases, own)
     beside = out if out is not None else Path(file)
+    replies = cache or beside.with_name(f".{beside.name}.judged")
     started = time.perf_counter()
-    judge = Judge(settings, seed, cache or beside.with_name(f".{beside.name}.judged"), setting="")
+    with _in_options(settings.method.kind):
+        judge = Judge(settings, seed, replies, setting="")
     try:
-        if db is not None and (problem := name_problem(annotator(judge))):
-            raise DataError(f"--db {db}: the annotator {annotator(judge)!r} {problem}")
-        opinions, figures = _ask(judge, cases, seed, out, abstained, db)
-        _note_origin(judge, file, [path for path in (out, abstained) if path is not None])
-        found, extra = _report(judge, opinions, seed, own or "", twins, padding) if report else ({}, {})
-        figures |= {name: figures[name] + more for name, more in extra.items()}
-        seconds = time.perf_counter() - started
-        asked, kept = judge.asker.num_asked, judge.asker.num_kept
+        outputs.check_database(loaded.cases, judge)
+        with _kept(judge, replies):
+            opinions, counts = _ask(judge, loaded.cases, seed)
+            figures = _figures(judge, loaded, counts)
+            if report:
+                found, cost = _report(judge, loaded.cases, opinions, seed, own or "", twins, padding)
+                figures |= {"report": found} | {name: figures[name] + more for name, more in cost.items()}
+        rows = outputs.rows(judge, opinions)
+        with _kept(judge, replies):
+            figures |= outputs.save(judge, loaded.cases, opinions, rows, file)
+        figures |= {"asked": judge.asker.num_asked, "kept": judge.asker.num_kept}
     finally:
         judge.close()
-    figures |= {"same": num_same, "asked": asked, "kept": kept, "seconds": seconds}
+    figures["seconds"] = time.perf_counter() - started
     typer.echo(_summary(figures, out))
     if as_json:
-        typer.echo(json.dumps(figures | ({"report": found} if found else {})))
+        typer.echo(json.dumps(figures))
+
+
+def _data(file: str, columns: Sequence[str], skip_bad: bool) -> PreferenceData:
+    from pydantic import ValidationError
+
+    from rlvr.reward_settings import PreferenceData
+
+    given: dict[str, str] = {}
+    for text in columns:
+        word, sign, name = text.partition("=")
+        if not sign or not name:
+            raise SettingsError(f"--column {text}: must be WORD=COLUMN, such as prompt=question")
+        given[word] = name
+    try:
+        return PreferenceData.model_validate(
+            {"path": file, "columns": given, "on_bad_row": "skip" if skip_bad else "error"}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(f"{'--column' if len(first['loc']) > 1 else 'FILE'}: {first['msg']}") from None
+
+
+@contextlib.contextmanager
+def _in_options(method: str) -> Iterator[None]:
+    """Problems of settings, said of the options that people typed."""
+    try:
+        yield
+    except RlvrError as error:
+        raise type(error)("\n".join(_as_option(problem, method) for problem in str(error).split("\n"))) from None
+
+
+def _as_option(problem: str, method: str) -> str:
+    """With --endpoint in place of by.endpoint.url; what has no option of its own was given by --set."""
+    if problem.startswith("judge's cache"):
+        return f"{problem} (--cache FILE names another)"
+    name, sign, rest = problem.partition(": ")
+    section, *parts = name.split(".")
+    if not sign or section not in _SECTIONS:
+        return problem
+    plain = ".".join([section, *(parts[1:] if parts and parts[0] in _KINDS else parts)])
+    if plain == "method.file":
+        return f"--{method} {rest}"
+    if plain == "method":
+        return f"--method {method}: {rest}"
+    if plain == "by" and parts:
+        return f"{'--endpoint' if parts[0] == 'endpoint' else '--model'}: {rest}"
+    return f"{_OPTIONS.get(plain, f'--set {plain}')}: {rest}"
+
+
+@contextlib.contextmanager
+def _kept(judge: Judge, replies: Path) -> Iterator[None]:
+    """Whatever fails once the judge was asked says how to go on."""
+    try:
+        yield
+    except RlvrError as error:
+        if not judge.asker.num_asked + judge.asker.num_kept:
+            raise
+        raise type(error)(
+            f"{error}; what was answered is kept in {replies}: the same command goes on from there"
+        ) from error
 
 
 def _settings(
@@ -185,6 +273,8 @@ def _settings(
         asked["file"] = rubric or constitution
     if method in ("pairwise", "constitution"):
         asked["keep"] = keep or ("consistent" if both_orders else "soft")
+        if keep == "consistent" and not both_orders:
+            raise SettingsError("--keep consistent compares the two orders of a pair: it goes with --both-orders")
     elif keep is not None:
         raise SettingsError(f"--keep is of pairs; {method} scores each completion by itself")
     if method != "rubric":
@@ -202,174 +292,81 @@ def _settings(
             f"{'.'.join(str(part) for part in each['loc'])}: {each['msg'].removeprefix('Value error, ')}"
             for each in error.errors()
         ]
-        raise SettingsError("\n".join(problems)) from None
+        raise SettingsError("\n".join(_as_option(problem, method) for problem in problems)) from None
 
 
 def _set(values: dict[str, Any], text: str) -> None:
     import yaml
 
     name, sign, value = text.partition("=")
+    shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
     *parents, last = name.split(".")
     section = values
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise SettingsError(f"--set {text}: {parent} is no section")
+            raise SettingsError(f"--set {shown}: {parent} is no section")
     if not sign or not last:
-        raise SettingsError(f"--set {text}: must be KEY=VALUE, such as method.criterion=kinder")
+        raise SettingsError(f"--set {shown}: must be KEY=VALUE, such as method.criterion=kinder")
     try:
         section[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise SettingsError(f"--set {text}: the value is no YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a day that is none, a number of 5000 digits
+        raise SettingsError(f"--set {shown}: the value is no YAML") from None
 
 
-def _check_new(files: Mapping[str, Path | None]) -> None:
-    for option, path in files.items():
-        if path is None:
-            continue
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            raise DiskError(
-                f"{option} {path}: {'is a folder; name a file in it' if path.is_dir() else 'no such folder'}"
-            )
-        if path.exists():
-            raise DataError(f"{option} {path} exists: remove it, or name another file (what was asked is kept)")
-
-
-def _ask(
-    judge: Judge, cases: Sequence[Any], seed: int, out: Path | None, abstained: Path | None, db: Path | None
-) -> tuple[list[Opinion], dict[str, Any]]:
-    """All opinions, with the files written once all are there."""
+def _ask(judge: Judge, cases: Sequence[Case], seed: int) -> tuple[list[Opinion], Counts]:
     from rlvr.judging import labelling
     from rlvr.progress import Progress
 
-    counts = labelling.Counts(cases=len(cases))
     opinions: list[Opinion] = []
-    rows: list[dict[str, Any]] = []
-    unsure: list[dict[str, Any]] = []
-    problems: dict[str, int] = {}
+    counts = labelling.Counts(cases=len(cases))
     with Progress("judge", 1) as progress:
         for opinion in labelling.opinions(judge, cases, seed, lambda done, of: progress.phase(f"{done}/{of}")):
-            row = labelling.row_of(opinion, judge)
-            labelling.count(counts, opinion, row)
+            labelling.count(counts, opinion)
             opinions.append(opinion)
-            if row is not None:
-                rows.append(row)
-                continue
-            unsure.append(labelling.abstained_row(opinion))
-            problems[unsure[-1]["problem"]] = problems.get(unsure[-1]["problem"], 0) + 1
-    if out is not None and not rows:
-        reasons = sorted(problems, key=problems.__getitem__, reverse=True)[:_REASONS_SHOWN]
-        raise DataError(f"none of {counts.pairs} pairs has an opinion; most often: {'; '.join(reasons)}")
-    for path, content in ((out, rows), (abstained, unsure)):
-        if path is not None:
-            _write(path, content)
-    figures = {
-        "out": None if out is None else str(out),
+    return opinions, counts
+
+
+def _figures(judge: Judge, loaded: Cases, counts: Counts) -> dict[str, Any]:
+    return {
         "judge": judge.name,
         "version": judge.version,
         "method": judge.settings.method.kind,
         "cases": counts.cases,
+        "same": loaded.num_same,
+        "bad": loaded.num_bad,
+        "dropped": sum(case.num_dropped for case in loaded.cases),
         "pairs": counts.pairs,
-        "written": counts.written if out is not None else 0,
         "abstained": counts.abstained,
         "flipped": counts.flipped,
         "left_out": counts.left_out,
-        "dropped": sum(case.num_dropped for case in cases),
         **counts.cost.checks(),
     }
-    if db is not None:
-        figures["answers"] = _into_database(judge, cases, opinions, db)
-    return opinions, figures
 
 
-def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All rows, or no file."""
-    from rlvr import disk
-
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)  # never over a file that came meanwhile
-        part.unlink()
-        disk.sync(path.parent)
-    except FileExistsError:
-        raise DataError(f"{path} exists: remove it, or name another file (what was asked is kept)") from None
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _note_origin(judge: Judge, file: str, made: Sequence[Path]) -> None:
-    """Beside each file that was made: the rows and the judge that it comes from."""
-    from rlvr import lineage
-
-    by = judge.settings.by
-    named: dict[str, Any] = {"data": {"path": file, "source": "file", "split": "train"}}
-    named |= {} if by.kind == "endpoint" else {"by": {"path": by.path}}
-    about = {"judge": judge.name, "version": judge.version}
-    try:
-        inputs = lineage.inputs_of(named) if made else []
-        for path in made:
-            lineage.note_origin(path, inputs, made_by="rlvr judge", **about)
-    except OSError as error:
-        raise DiskError(f"cannot write beside {made[0]}: {error.strerror or error}") from error
-
-
-def _into_database(judge: Judge, cases: Sequence[Any], opinions: Sequence[Opinion], db: Path) -> int:
-    """The judge's answers beside people's; how many are new. What it could not tell is a skip with the reason."""
-    from rlvr.feedback.records import Answer, Item
-    from rlvr.feedback.store import Store
-    from rlvr.judging.labelling import annotator
-    from rlvr.judging.ranking import ranked
-
-    told = ranked(opinions)
-    with Store.open(db) as store:
-        there = {item.id: item for item in store.items()}
-        items: list[Item] = []
-        answers: list[Answer] = []
-        for case in cases:
-            item = there.get(case.id)
-            if item is None:
-                mode = "compare" if len(case.completions) == 2 else "rank"
-                item = Item(id=case.id, prompt=case.prompt, completions=case.completions, mode=mode, source=case.source)
-                items.append(item)
-            if set(item.completions) != set(case.completions) or item.mode not in ("compare", "rank"):
-                raise DataError(f"--db {db}: item {case.id!r} is there with other completions, or to be {item.mode}d")
-            judgement = _judgement(told[case.id], case.completions, item.completions)
-            answers.append(Answer(item=case.id, annotator=annotator(judge), judgement=judgement, source="judge"))
-        _, num_new = store.add(items, answers, is_asked=False)
-        return num_new
-
-
-def _judgement(told: Any, ours: Sequence[str], theirs: Sequence[str]) -> Any:
-    """A ranking of our indices, or the reason why there is none, as a judgement of theirs."""
-    from rlvr.feedback.records import Judgement
-
-    if isinstance(told, str):
-        return Judgement(skipped=told[:300])
-    index = [theirs.index(text) for text in ours]
-    return Judgement(ranking=tuple(tuple(sorted(index[k] for k in place)) for place in told))
+def _check_own(cases: Sequence[Case], own: str) -> None:
+    if not any(own in case.models for case in cases):
+        known = sorted({name for case in cases for name in case.models})
+        raise SettingsError(
+            f"--own {own}: no row names this model; the column models has: {', '.join(known) or 'none'}"
+        )
 
 
 def _report(
-    judge: Judge, opinions: Sequence[Opinion], seed: int, own: str, num_twins: int, padding: str | None
+    judge: Judge,
+    cases: Sequence[Case],
+    opinions: Sequence[Opinion],
+    seed: int,
+    own: str,
+    num_twins: int,
+    padding: str | None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """(the report, what its padded answers cost)"""
     from rlvr.judging import report
     from rlvr.judging.judge import Cost
     from rlvr.judging.labelling import Opinion
 
-    by_id = {opinion.case.id: opinion.case for opinion in opinions}
-    if own and not any(own in case.models for case in by_id.values()):
-        known = sorted({name for case in by_id.values() for name in case.models})
-        raise SettingsError(
-            f"--own {own}: no row names this model; the column models has: {', '.join(known) or 'none'}"
-        )
-    pairs = report.padded(list(by_id.values()), num_twins, seed, padding or report.PADDING) if num_twins else []
+    pairs = report.padded(cases, num_twins, seed, padding or report.PADDING) if num_twins else []
     compared = judge.compare([pair for _, pair in pairs])
     twins = [Opinion(case=case, a=0, b=1, compared=one) for (case, _), one in zip(pairs, compared, strict=True)]
     found = report.report(judge, opinions, own=own, twins=twins)
@@ -383,11 +380,17 @@ def _report(
 
 def _summary(figures: Mapping[str, Any], out: Path | None) -> str:
     written = f"{figures['written']} rows in {out}, " if out is not None else ""
+    bad = f" ({figures['bad']} bad rows were left out)" if figures["bad"] else ""
     kept = f" ({figures['kept']} were kept)" if figures["kept"] else ""
     same = f", {figures['same']} rows without a choice" if figures["same"] else ""
     cost = f", cost {figures['cost']:.4g}" if figures["cost"] else ""
+    if figures["method"] in ("pairwise", "constitution"):
+        out_of = f", {figures['left_out']} of them left out (--keep soft keeps them)" if figures["left_out"] else ""
+        flipped = f"{figures['flipped']} flipped with the order{out_of}"
+    else:
+        flipped = f"{figures['left_out']} of equal scores, which are left out"
     return (
-        f"{written}{figures['pairs']} pairs of {figures['cases']} rows: {figures['abstained']} abstentions, "
-        f"{figures['flipped']} flipped with the order{same}; {figures['questions']:g} questions{kept}, "
+        f"{written}{figures['pairs']} pairs of {figures['cases']} rows{bad}: {figures['abstained']} abstentions, "
+        f"{flipped}{same}; {figures['questions']:g} questions{kept}, "
         f"{figures['prompt_tokens']:g} + {figures['completion_tokens']:g} tokens{cost}, {figures['seconds']:.1f} s"
     )

@@ -5,6 +5,7 @@ The text under a field is its documentation, as in recipe.py.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -45,6 +46,11 @@ class EndpointJudge(Settings):
             raise ValueError(f"url must be such as http://127.0.0.1:8000/v1, got {self.url!r}")
         if parts.username is not None or parts.password is not None:
             raise ValueError("url must hold no password; api_key_from names an environment variable that does")
+        try:
+            json.dumps(self.extra, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            why = "nested too deep" if isinstance(error, RecursionError) else str(error)
+            raise ValueError(f"extra must be what JSON can hold: {why}") from None
         return self
 
 

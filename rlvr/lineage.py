@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from rlvr import chain, disk
-from rlvr.errors import DataError
+from rlvr.errors import DataError, one_line
 from rlvr.inputs import fingerprint_model
 from rlvr.types import SCHEMA
 
@@ -129,9 +129,51 @@ def read(folder: Path) -> Record | None:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("inputs"), list):
-        raise DataError(f"{path} is damaged: it is no record of inputs")
+    if problem := _problem(record):
+        raise DataError(f"{path} is damaged: {problem}")
     return record
+
+
+_TEXT = (str, type(None))
+_OF_FILE: Mapping[str, Any] = {"sha256": (str,), "bytes": (int,), "path": _TEXT}
+_OF_INPUT: Mapping[str, Any] = {"setting": (str,), "kind": (str,), "path": _TEXT, "fingerprint": _TEXT}
+_OF_RUN: Mapping[str, Any] = {"folder": (str,), "stage": _TEXT, "packages": (dict,), "outputs": (dict,)}
+
+
+def _problem(record: Any) -> str:
+    """What is wrong with the form of a record, of a run, a model or a data file; "" where nothing is."""
+    if not isinstance(record, dict) or not isinstance(record.get("inputs"), list):
+        return "it is no record of inputs"
+    for k, one in enumerate(record["inputs"]):
+        if told := _unlike(one, _OF_INPUT, f"inputs[{k}]"):
+            return told
+        files = one.get("files", [])
+        if not isinstance(files, list) or (one["kind"] == "file" and not files):
+            return f"inputs[{k}].files must be a list of files"
+        for n, file in enumerate(files):
+            if told := _unlike(file, _OF_FILE, f"inputs[{k}].files[{n}]"):
+                return told
+    models = [record] if record.get("kind") == "model" else []
+    if record.get("kind") == "run":
+        if told := _unlike(record, _OF_RUN, "it"):
+            return told
+        chain_of = record.get("chain")
+        if chain_of is not None and (told := _unlike(chain_of, {"lines": (int,), "hash": (str,)}, "chain")):
+            return told
+        models = list(record["outputs"].values())
+    for model in models:
+        files = model.get("files") if isinstance(model, dict) else None
+        if not isinstance(files, dict) or any(_unlike(file, _OF_FILE, "") for file in files.values()):
+            return "files of a model must have sha256 and bytes"
+    return ""
+
+
+def _unlike(value: Any, kinds: Mapping[str, Any], where: str) -> str:
+    """What is wrong with an object whose fields are to be of these kinds."""
+    if not isinstance(value, dict):
+        return f"{where} must be an object"
+    bad = next((name for name, kind in kinds.items() if type(value.get(name)) not in kind), None)
+    return "" if bad is None else f"{where}: {bad} is missing or of another kind"
 
 
 def is_sound(record: Mapping[str, Any]) -> bool:
@@ -147,11 +189,14 @@ def read_rows(folder: Path) -> dict[str, list[str]]:
     if not path.is_file():
         return found
     rows: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# "):
-            rows = found.setdefault(json.loads(line[2:]), [])
-        else:
-            rows.append(line)
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.startswith("# "):
+                rows = found.setdefault(str(json.loads(line[2:])), [])
+            else:
+                rows.append(line)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {one_line(error, 150)}") from None
     return found
 
 
@@ -286,7 +331,7 @@ def origin_of(file: Path) -> Record | None:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return None if _problem(record) else record
 
 
 def note_origin(file: Path, inputs: Sequence[Record], **about: Any) -> None:

@@ -97,6 +97,7 @@ def _dry_run(recipe: LoopRecipe) -> dict[str, Any]:
 
     tasks, held_out = circle.prepare(recipe)
     reward, policy = circle.stage_recipes(recipe)
+    circle.check_models(recipe, reward)
     load_tokenizer(recipe.model)
     if recipe.labels.kind == "simulated":
         labelling.people(recipe.labels)

@@ -13,7 +13,7 @@ from typing import Any
 from rlvr.columns import PROMPT_COLUMNS, find, is_empty, missing, valid_text
 from rlvr.errors import near
 from rlvr.reward_settings import PreferenceData
-from rlvr.rows import BadRow, kind, parsed
+from rlvr.rows import BadRow, kind, parsed, typed
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "prompt": (*PROMPT_COLUMNS, "context"),
@@ -211,6 +211,15 @@ def text_in(item: Any) -> Any:
     return item
 
 
+def as_text(value: Any, what: str) -> str:
+    """A completion that is text, or a list of the one message that it is. BadRow: neither."""
+    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], Mapping):
+        value = value[0].get("content")
+    if not isinstance(value, str):
+        raise BadRow(f"{what} must be text, got {kind(value)}")
+    return value
+
+
 def _margin(fields: Mapping[str, Any], data: PreferenceData) -> tuple[float | None, bool]:
     """(margin, whether both sides have the same score)"""
     found = find(fields, "margin", COLUMNS["margin"], data)
@@ -317,7 +326,8 @@ def _check_scores(
     if found is None or not isinstance(parsed(found[1]), (list, tuple)):
         return
     scores = _numbers(parsed(found[1]), found[0], sum(map(len, order)))
-    advice = f"take one of them out, or name the column that is meant with {setting}.columns.order"
+    meant = typed(setting, "columns.order", "COLUMN")
+    advice = "take one of them out" + (f", or name the column that is meant with {meant}" if meant else "")
     _check_order(order, scores, name, found[0], advice)
 
 

@@ -26,7 +26,7 @@ from rlvr.preference_labels import (
 )
 from rlvr.preference_texts import completion, read_prompt, split_pair
 from rlvr.reward_settings import PreferenceData
-from rlvr.rows import BadRow, Row, kind, parsed, read_rows
+from rlvr.rows import BadRow, Row, kind, parsed, read_rows, typed
 from rlvr.tasks import Asked, Item, Loaded, collect, exclude_prompts
 from rlvr.types import BestOf, Preference, Prompt, Ranking, Rating
 
@@ -86,7 +86,7 @@ def kind_of(data: PreferenceData, *, setting: str = "data") -> Kind:
         if shape is not None:
             return shape
         first = first or f"{row.where}: {_no_shape(fields, setting)}"
-    raise DataError(f"{setting}.path: {data.path}: " + (first or "holds no rows"))
+    raise DataError(f"{typed(setting, 'path')}: {data.path}: " + (first or "holds no rows"))
 
 
 def read_as(
@@ -179,9 +179,11 @@ def _no_shape(fields: Mapping[str, Any], setting: str) -> str:
         text = missing(word, fields, setting, COLUMNS)
         if "did you mean" in text:
             return f"{text}, nor its {partner}"
+    maps = typed(setting, "columns")
     return (
         f"neither chosen and rejected, nor completions and order, nor completion and label or scores "
-        f"(has: {', '.join(map(str, fields)) or 'no columns'}; {setting}.columns maps our words to your columns)"
+        f"(has: {', '.join(map(str, fields)) or 'no columns'}"
+        + (f"; {maps} maps our words to your columns)" if maps else ")")
     )
 
 
@@ -313,7 +315,7 @@ def _rating(row: Row, data: PreferenceData, setting: str) -> Rating:
         if ("label" in data.columns) == ("scores" in data.columns):
             raise BadRow(
                 f"both a label and scores ({', '.join(scores)}); say which is meant with "
-                f"{setting}.columns.label=COLUMN or {setting}.columns.scores=COLUMN"
+                f"{typed(setting, 'columns.label', 'COLUMN')} or {typed(setting, 'columns.scores', 'COLUMN')}"
             )
         label, scores = (label, {}) if "label" in data.columns else (None, scores)
     if label is None and not scores:

@@ -92,6 +92,11 @@ def swap(
     scorer = _scorer(model, label, weight)
     sways = counterfactual.probe(scorer, texts, known, where=where, groups=chosen, seed=seed)
     if not any(sway.num for sway in sways):
+        if num := sum(sway.unknown for sway in sways):
+            raise DataError(
+                f"{model}: its tokenizer does not know the words of the groups in any of {num} texts, and reads the "
+                "same for one group as for the other; --terms brings other words"
+            )
         raise DataError(f"{rows}: none of {len(texts)} texts speaks of one of the groups; --terms brings other words")
     for line in counterfactual.render(sways):
         typer.echo(line)
@@ -173,15 +178,16 @@ def toxicity(
         if by is None
         else gauging.Classifier(_scorer(by, label, None), threshold=threshold, with_prompt=with_prompt)
     )
-    found = gauging.measure(gauge, texts)
+    told = gauge(texts)
+    found = gauging.measure(told, texts)
     for line in gauging.render(found):
         typer.echo(line)
     if out is not None:
-        told = zip(texts, gauge(texts), strict=True)
-        _write(
-            out,
-            [{"id": w.id, "step": w.step, "toxic": None if why is None else bool(why), "why": why} for w, why in told],
-        )
+        rows = [
+            {"id": one.id, "step": one.step, "toxic": None if why is None else bool(why), "why": why}
+            for one, why in zip(texts, told, strict=True)
+        ]
+        _write(out, rows)
     if as_json:
         typer.echo(json.dumps({"target": str(target), "by": by or words or "built-in words", **found}))
 

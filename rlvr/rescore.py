@@ -13,12 +13,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rlvr import rollout_table, runs, settings
 from rlvr.errors import DataError, SettingsError, near
-from rlvr.recipe import ModelReward, RlRecipe, VerifiedReward
+from rlvr.recipe import JudgeReward, ModelReward, RlRecipe, VerifiedReward
 from rlvr.reward_settings import Ensemble
 from rlvr.rewards.base import MODEL, OverlongPenalty, group_rewards, parts_of
 from rlvr.rewards.bound import start_problems
+from rlvr.rewards.judge import JUDGE
+from rlvr.rewards.judge import JudgeReward as JudgeSource
 from rlvr.rewards.verified import VerifiedReward as VerifierSource
 from rlvr.rewards.verified import VerifierPool
 from rlvr.types import Group, RewardSource, Rollout, Verdict
@@ -104,10 +108,10 @@ class Rescoring:
     """Whom to ask, in place of which part."""
 
     recipe: RlRecipe
-    """With the model that is asked, where it is one."""
+    """With the model or the judge that is asked, where it is one."""
     part: str
     verifier: str
-    """`model`: the part's reward model."""
+    """`model`: the part's reward model; `judge`: the part's judge."""
     options: Mapping[str, Any]
 
     @property
@@ -120,7 +124,8 @@ def plan(run: Path, verifier: str, part: str | None = None, options: Mapping[str
     """Which part of the run's reward `verifier` stands for: that named, else the one that it judged, else the only one.
 
     Without options, that part's own where it has the same verifier. verifier `model`: a part that is a reward model,
-    with the option `path` another one than the run had. SettingsError where none or several would do, or the verifier
+    with the option `path` another one than the run had; `judge`: a part that is a judge, with its settings as options
+    (`by.model`). SettingsError where none or several would do, or the verifier
     cannot take the options; DataError where the folder is no run of reinforcement learning.
     """
     runs.read_recipe(run)
@@ -129,6 +134,8 @@ def plan(run: Path, verifier: str, part: str | None = None, options: Mapping[str
         raise DataError(f"{run} is a run of `rlvr {recipe.command}`, which has no rewards to judge again")
     if verifier == MODEL:
         return _plan_model(recipe, part, dict(options or {}), run)
+    if verifier == JUDGE:
+        return _plan_judge(recipe, part, dict(options or {}), run)
     verified = {name: each for name, each in recipe.rewards.items() if isinstance(each, VerifiedReward)}
     part = part or _part_for(verifier, verified, run)
     if part not in verified:
@@ -146,13 +153,7 @@ def plan(run: Path, verifier: str, part: str | None = None, options: Mapping[str
 
 def _plan_model(recipe: RlRecipe, part: str | None, options: dict[str, Any], run: Path) -> Rescoring:
     models = {name: each for name, each in recipe.rewards.items() if isinstance(each, ModelReward)}
-    if part is None and len(models) == 1:
-        (part,) = models
-    if part not in models:
-        told = f"has {', '.join(models)}" if models else "has none of kind model"
-        raise SettingsError(
-            f"--part {part or 'is needed'}: which reward model of the run is to judge again; {run} {told}"
-        )
+    part = _only(models, part, run, "reward model")
     if set(options) - {"path"}:
         raise SettingsError(f"--option {min(set(options) - {'path'})}: a reward model has the option path alone")
     if options:
@@ -162,6 +163,37 @@ def _plan_model(recipe: RlRecipe, part: str | None, options: dict[str, Any], run
         }
         recipe = recipe.model_copy(update={"rewards": rewards})
     return Rescoring(recipe, part, MODEL, options)
+
+
+def _plan_judge(recipe: RlRecipe, part: str | None, options: dict[str, Any], run: Path) -> Rescoring:
+    judges = {name: each for name, each in recipe.rewards.items() if isinstance(each, JudgeReward)}
+    part = _only(judges, part, run, "judge")
+    values = judges[part].model_dump()
+    for name, value in options.items():
+        *sections, last = name.split(".")
+        section: Any = values
+        for each in sections:
+            section = section.get(each) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or last not in section:
+            raise SettingsError(f"--option {name}: a judge has no such setting; `rlvr config --settings rl` lists them")
+        section[last] = value
+    try:
+        told = JudgeReward.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise SettingsError(f"--option {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    return Rescoring(recipe.model_copy(update={"rewards": {**recipe.rewards, part: told}}), part, JUDGE, options)
+
+
+def _only(parts: Mapping[str, Any], part: str | None, run: Path, kind: str) -> str:
+    """The part that is named, else the only one."""
+    if part is None and len(parts) == 1:
+        (part,) = parts
+    if part is None or part not in parts:
+        told = f"has {', '.join(parts)}" if parts else f"has none of kind {kind.split()[-1]}"
+        raise SettingsError(f"--part {part or 'is needed'}: which {kind} of the run is to judge again; {run} {told}")
+    return part
 
 
 def _part_for(verifier: str, verified: Mapping[str, VerifiedReward], run: Path) -> str:
@@ -179,7 +211,7 @@ def rescore(run: Path, plan: Rescoring, steps: Sequence[int] | None = None, work
     missing = sorted(set(steps or []) - set(there))
     if missing or not there:
         raise DataError(f"{run} has no rollouts" + (f" of step {missing[0]}" if missing else ""))
-    with _judge(plan, workers) as judge:
+    with _judge(run, plan, workers) as judge:
         for step in steps or there:
             rows = runs.read_rollouts(run, step)
             try:
@@ -195,7 +227,7 @@ def rescore(run: Path, plan: Rescoring, steps: Sequence[int] | None = None, work
 
 
 @contextlib.contextmanager
-def _judge(plan: Rescoring, workers: int) -> Iterator[Callable[[Sequence[Group]], list[list[Verdict]]]]:
+def _judge(run: Path, plan: Rescoring, workers: int) -> Iterator[Callable[[Sequence[Group]], list[list[Verdict]]]]:
     """Verdicts [group][rollout] of all rollouts."""
     if plan.verifier == MODEL:
         from rlvr.rewards.model import ModelReward as Source
@@ -205,6 +237,16 @@ def _judge(plan: Rescoring, workers: int) -> Iterator[Callable[[Sequence[Group]]
         assert isinstance(part, ModelReward)
         source: RewardSource = Source(plan.part, part, Writer.of(plan.recipe.model), (), lambda text: None)
         yield lambda groups: source.score([replace(g, rollouts=g.all_rollouts, greedy=None) for g in groups])
+        return
+    if plan.verifier == JUDGE:
+        judge = plan.recipe.rewards[plan.part]
+        assert isinstance(judge, JudgeReward)
+        replies = run.absolute().with_name(f".{run.absolute().name}.rescored")  # the run stays as it is
+        asked = JudgeSource(plan.part, judge, plan.recipe.seed, replies)
+        try:
+            yield lambda groups: asked.score([replace(g, rollouts=g.all_rollouts, greedy=None) for g in groups])
+        finally:
+            asked.close()
         return
     with VerifierPool([plan.verifier], workers, plan.recipe.scoring.memory_mib, seed=plan.recipe.seed) as pool:
         source = VerifierSource(pool, plan.verifier, plan.options)

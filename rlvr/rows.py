@@ -28,11 +28,46 @@ SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
 NOT_PLAIN = object()
 """What as_plain() says of a value that JSON has no word for."""
+_MOST_LEVELS = 100
+"""Of lists and objects within each other in one value: what reads and writes JSON gives up at about a thousand."""
 _SPLIT = re.compile(r"(train|test|validation|valid|val|dev|eval)(?![a-z])", re.IGNORECASE)
 
 
 class BadRow(ValueError):
     """Why one row cannot be used."""
+
+
+class Argument(str):
+    """The argument of a command that names the rows, where a recipe has a `setting`: messages name its options.
+
+    Argument("FILE", columns="--column", on_bad_row="--skip-bad")
+    """
+
+    options: Mapping[str, str]
+    """By the name that the setting has in a recipe; what is not among them cannot be said on the command line."""
+
+    def __new__(cls, name: str, **options: str) -> Argument:
+        made = super().__new__(cls, name)
+        made.options = options
+        return made
+
+
+def typed(setting: str, key: str, value: str = "") -> str:
+    """What people type: "data.columns.prompt=text", of an Argument "--column prompt=text", or "" where it has none."""
+    if not isinstance(setting, Argument):
+        return f"{setting}.{key}" + (f"={value}" if value else "")
+    if key == "path":
+        return setting
+    name, _, word = key.partition(".")
+    option = setting.options.get(name, "")
+    if not option or not value or name == "on_bad_row":
+        return option
+    return f"{option} {word}={value}" if word else f"{option} {value}"
+
+
+def _named(setting: str, key: str) -> str:
+    """Where a message begins."""
+    return typed(setting, key) or setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +102,28 @@ def kind(value: Any) -> str:
 
 
 def as_plain(value: Any) -> Any:
-    """Plain data that JSON holds, or NOT_PLAIN; NaN and infinities become None."""
+    """Plain data that JSON holds, or NOT_PLAIN; NaN and infinities become None. BadRow: nested too deep."""
+    return _plain(value, _MOST_LEVELS)
+
+
+def _plain(value: Any, levels: int) -> Any:
+    if not levels:
+        raise BadRow(f"nested deeper than {_MOST_LEVELS} levels")
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        pairs = [(str(key), as_plain(item)) for key, item in value.items()]
+        pairs = [(str(key), _plain(item, levels - 1)) for key, item in value.items()]
         return {key: item for key, item in pairs if item is not NOT_PLAIN}
     if isinstance(value, (list, tuple)):
-        return [item for item in map(as_plain, value) if item is not NOT_PLAIN]
+        return [item for item in (_plain(part, levels - 1) for part in value) if item is not NOT_PLAIN]
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
     tolist = getattr(value, "tolist", None)  # numpy's scalars and arrays
-    return as_plain(tolist()) if callable(tolist) else NOT_PLAIN
+    return _plain(tolist(), levels) if callable(tolist) else NOT_PLAIN
 
 
 def parsed(value: Any) -> Any:
@@ -100,35 +141,43 @@ def _no_file(path: Path, data: Rows, setting: str) -> str:
     near = difflib.get_close_matches(path.name, siblings, n=1)
     hint = f"; did you mean {path.parent / near[0]}?" if near else ""
     if not near and re.fullmatch(r"[\w.-]+/[\w.-]+", data.path) and path.suffix not in SUFFIXES:
-        hint = f"; a Hugging Face data set needs {setting}.source=hub"
-    return f"{setting}.path: no file or folder {data.path} (seen from {Path.cwd()}){hint}"
+        source = typed(setting, "source", "hub")
+        hint = f"; a Hugging Face data set needs {source}" if source else ""
+    return f"{_named(setting, 'path')}: no file or folder {data.path} (seen from {Path.cwd()}){hint}"
 
 
 def _read_folder(folder: Path, data: Rows, setting: str) -> Iterator[Row]:
     if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return _read_saved(folder, data, setting)
-    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
+    # hidden ones are what we keep beside a file: .pairs.jsonl.lineage.json
+    files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file() and not p.name.startswith("."))
     if not files:
-        raise DataError(f"{setting}.path: {data.path} holds no {' '.join(SUFFIXES)} file (seen from {Path.cwd()})")
+        raise DataError(
+            f"{_named(setting, 'path')}: {data.path} holds no {' '.join(SUFFIXES)} file (seen from {Path.cwd()})"
+        )
     splits = {p: match[1].lower() for p in files if (match := _SPLIT.match(p.stem))}
     if len(set(splits.values())) > 1:  # train.parquet beside test.parquet: to read both would train on the test
         files = [p for p in files if splits.get(p) == data.split.lower()]
         if not files:
             has = ", ".join(sorted(set(splits.values())))
-            raise DataError(f"{setting}.split: {data.path} has no files of split {data.split!r} (has: {has})")
+            raise DataError(
+                f"{_named(setting, 'split')}: {data.path} has no files of split {data.split!r} (has: {has})"
+            )
     return itertools.chain.from_iterable(_read_file(p, setting) for p in files)
 
 
 def _read_file(path: Path, setting: str) -> Iterator[Row]:
     if path.suffix not in SUFFIXES:
-        raise DataError(f"{setting}.path: {path} must end in {' '.join(SUFFIXES)}, or be a folder of such files")
+        raise DataError(
+            f"{_named(setting, 'path')}: {path} must end in {' '.join(SUFFIXES)}, or be a folder of such files"
+        )
     reader = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet, ".csv": _csv}[path.suffix]
     try:
         for number, fields in reader(path):
             yield Row(path.stem, f"{path.name}:{number}", number, fields)
     except (OSError, ValueError) as error:  # pyarrow's errors are among these
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{setting}.path: cannot read {path} (seen from {Path.cwd()}): {reason}") from error
+        raise DataError(f"{_named(setting, 'path')}: cannot read {path} (seen from {Path.cwd()}): {reason}") from error
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
@@ -143,7 +192,9 @@ def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, json.loads(line.decode("utf-8"))
             except UnicodeDecodeError as error:
                 yield number, BadRow(f"not UTF-8 (byte {error.start + 1} of the line)")
-            except (ValueError, RecursionError) as error:
+            except RecursionError:
+                yield number, BadRow("JSON that is nested too deep")
+            except ValueError as error:
                 yield number, BadRow(f"not JSON: {str(error).replace('line 1 ', '')}")
 
 
@@ -155,6 +206,8 @@ def _json(path: Path) -> Iterator[tuple[int, Any]]:
             raise
         yield from _jsonl(path)  # one object per line under the other suffix
         return
+    except RecursionError:
+        raise ValueError("JSON that is nested too deep") from None
     if not isinstance(rows, list):
         raise ValueError(f"must hold a list of objects, holds {kind(rows)}")
     yield from enumerate(rows, start=1)
@@ -201,12 +254,13 @@ def _read_saved(folder: Path, data: Rows, setting: str) -> Iterator[Row]:
         rows = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{setting}.path: cannot read {data.path} (seen from {Path.cwd()}): {reason}") from error
+        raise DataError(
+            f"{_named(setting, 'path')}: cannot read {data.path} (seen from {Path.cwd()}): {reason}"
+        ) from error
     if isinstance(rows, datasets.DatasetDict):
         if data.split not in rows:
-            raise DataError(
-                f"{setting}.split: {data.path} has no split {data.split!r} (has: {', '.join(map(str, rows))})"
-            )
+            has = ", ".join(map(str, rows))
+            raise DataError(f"{_named(setting, 'split')}: {data.path} has no split {data.split!r} (has: {has})")
         rows = rows[data.split]
     return _numbered(folder.resolve().name, rows)
 
@@ -226,9 +280,8 @@ def _read_hub(data: Rows, setting: str) -> Iterator[Row]:
     except Exception as error:  # any of three libraries' own
         reason = str(error).partition("\n")[0] or type(error).__name__
         where = f"no connection to {constants.ENDPOINT}, and not in the cache: " if offline and not is_local else ""
-        raise DataError(
-            f"{setting}.path: cannot load Hugging Face data set {data.path!r} (seen from {Path.cwd()}): {where}{reason}"
-        ) from error
+        name = f"{_named(setting, 'path')}: cannot load Hugging Face data set {data.path!r}"
+        raise DataError(f"{name} (seen from {Path.cwd()}): {where}{reason}") from error
     finally:
         constants.HF_HUB_OFFLINE, config.HF_HUB_OFFLINE = before
     return _numbered(Path(data.path).name, rows)
@@ -251,9 +304,15 @@ def _numbered(name: str, rows: Iterable[Any]) -> Iterator[Row]:
 
 
 def _read_generator(data: Rows, setting: str) -> Iterator[Row]:
-    function: Any = plugins.load(data.path, what=f"{setting}.path")
+    source = typed(setting, "source", "file")
+    if source and (data.path.endswith(SUFFIXES) or Path(data.path).is_dir()):  # over a recipe whose rows are generated
+        raise SettingsError(
+            f"{_named(setting, 'path')}: {data.path} is no module:function, and {setting}.source is generator; files "
+            f"need {source}"
+        )
+    function: Any = plugins.load(data.path, what=_named(setting, "path"))
     if not callable(function):
-        raise SettingsError(f"{setting}.path: {data.path} is no function but {kind(function)}")
+        raise SettingsError(f"{_named(setting, 'path')}: {data.path} is no function but {kind(function)}")
     name = getattr(function, "__name__", data.path.rpartition(":")[2])
     try:
         signature = inspect.signature(function)
@@ -268,7 +327,7 @@ def _read_generator(data: Rows, setting: str) -> Iterator[Row]:
                 match for arg in data.args if arg not in takes for match in difflib.get_close_matches(arg, takes, n=1)
             ]
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise SettingsError(f"{setting}.args: {error}; {name}({', '.join(takes)}){hint}") from error
+            raise SettingsError(f"{_named(setting, 'args')}: {error}; {name}({', '.join(takes)}){hint}") from error
     return _generated(name, function, data, setting)
 
 
@@ -279,4 +338,4 @@ def _generated(name: str, function: Any, data: Rows, setting: str) -> Iterator[R
         raise type(error)(f"{setting}: {error}") from error
     except Exception as error:  # whatever somebody's generator raises
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{setting}.path: {data.path} failed: {type(error).__name__}: {reason}") from error
+        raise DataError(f"{_named(setting, 'path')}: {data.path} failed: {type(error).__name__}: {reason}") from error

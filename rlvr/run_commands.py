@@ -134,7 +134,7 @@ def why(
 def rescore(
     run: RunFolder,
     verifier: Annotated[
-        str, typer.Option("-v", "--verifier", help="Judges the old responses; model: the part's reward model.")
+        str, typer.Option("-v", "--verifier", help="Judges the old responses; model, judge: the part's own one.")
     ],
     part: Annotated[
         str | None, typer.Option(help="Part of the reward that it stands for, where it is not plain.")

@@ -35,7 +35,7 @@ from rlvr.columns import (
 from rlvr.errors import DataError, PluginError
 from rlvr.recipe import Data
 from rlvr.reward_settings import Rows
-from rlvr.rows import NOT_PLAIN, BadRow, Row, as_plain, kind, parsed, read_rows
+from rlvr.rows import NOT_PLAIN, BadRow, Row, as_plain, kind, parsed, read_rows, typed
 from rlvr.types import Demonstration, Prompt, Task
 
 
@@ -231,10 +231,13 @@ def collect(data: Rows, setting: str, build: Callable[[Row], Sequence[Item]]) ->
         taken |= {item.id: row.where for item in built}
         items.extend(built)
     if not num_rows:
-        raise DataError(f"{setting}.path: {data.path} holds no rows (seen from {Path.cwd()})")
+        raise DataError(f"{typed(setting, 'path')}: {data.path} holds no rows (seen from {Path.cwd()})")
     if num_bad and (data.on_bad_row == "error" or not items):
-        skip = f"set {setting}.on_bad_row=skip to leave them out"
-        advice = skip if items else f"none is left; {setting}.columns maps our words to your columns"
+        skip, maps = typed(setting, "on_bad_row", "skip"), typed(setting, "columns")
+        if items:
+            advice = f"{'give' if skip.startswith('--') else 'set'} {skip} to leave them out" if skip else "mend them"
+        else:
+            advice = f"none is left; {maps} maps our words to your columns" if maps else "none is left"
         raise DataError(bad_rows_message(Path(data.path).name or data.path, bad, num_bad, num_rows, advice))
     return Loaded(items, num_bad, tuple(bad))
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlvr import ancestry, ancestry_rows, disk, lineage, runs
 from rlvr.ancestry import Node, Search
-from rlvr.errors import DataError, near
+from rlvr.ancestry_rows import short
+from rlvr.errors import DataError
 from rlvr.rewards.base import MODEL
 from rlvr.why import render as render_story
 from rlvr.why import why
@@ -100,6 +101,10 @@ def _show_nearest(node: Node, setting: str, text: str) -> None:
 
 def _row_files(run: Path, search: Search) -> list[tuple[str, list[str]]]:
     """(setting, files) of the data of a run that are files."""
+    if (run / "rounds").is_dir():  # of `rlvr loop`: what people said, the last round first
+        names = ("labels.jsonl", "held_out_labels.jsonl")
+        places = [path for folder in sorted(run.glob("rounds/*"), reverse=True) for path in map(folder.joinpath, names)]
+        return [(f"{path.parent.name} {path.stem}", [str(path)]) for path in places if path.is_file()]
     nodes = ancestry.of_run(run, search)["from"]
     return [(n["what"], n["files"]) for n in nodes if n["kind"] == "data" and n["source"] == "file" and n.get("files")]
 
@@ -119,9 +124,9 @@ def _of_training_row(run: Path, row_id: str, search: Search) -> dict[str, Any]:
             }
     rollouts = _rollouts_of(run, row_id)
     if rollouts:
-        raise DataError(f"{run}: {row_id!r} is a task without a file; its rollouts: {', '.join(rollouts[:5])}")
+        raise DataError(f"{run}: {short(row_id)} is a task without a file; its rollouts: {', '.join(rollouts[:5])}")
     if not files:
-        raise DataError(f"{run}: its data are in no file that is there, so {row_id!r} cannot be looked up")
+        raise DataError(f"{run}: its data are in no file that is there, so {short(row_id)} cannot be looked up")
     raise DataError(f"{run}: {ancestry_rows.missing(files[0][1], row_id)}")
 
 
@@ -170,7 +175,7 @@ def _of_file_row(file: Path, what: str | None, search: Search) -> dict[str, Any]
         policy = [] if step is None else [policy_version(run, int(step[1]), node)]
         return told | {"made_by": "an evaluation", "policy": policy, "ancestry": node}
     origin = _origin(file)
-    if row is not None and not origin:
+    if row is not None:
         told |= {"events": _row(str(what), (str(file), number or 0, row), search)["events"]}
     top: Node = {"what": "file", "kind": "file", "path": str(file), "state": ancestry.AS_IT_WAS, "from": []}
     made_by = origin.get("made_by")
@@ -232,11 +237,7 @@ def _line(file: Path, what: str) -> tuple[int, dict[str, Any]]:
         ids.append(names[0])
     if by_number is not None:
         return by_number
-    raise DataError(f"{file}: no row {what!r}; {near(what, ids)}it has {len(ids)} rows" + _such(ids))
-
-
-def _such(ids: Sequence[str]) -> str:
-    return f", such as {ids[0]!r}" if ids else ""
+    raise DataError(f"{file}: none of its {len(ids)} rows is {short(what)}; {ancestry_rows.hint(what, ids)}")
 
 
 # --- for people ------------------------------------------------------------------------------------------------------

@@ -26,6 +26,22 @@ class Message(TypedDict):
 
 Prompt = str | tuple[Message, ...]
 
+
+def plain_prompt(prompt: Prompt) -> Any:
+    """For JSON: text, or a list of messages."""
+    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+
+
+def prompt_of(plain: Any) -> Prompt:
+    """The prompt that plain_prompt() made plain."""
+    return plain if isinstance(plain, str) else tuple(plain)
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """What all turns say, one below the other."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
 Finish = Literal["stop", "length", "abort"]
 
 Outcome = Literal[

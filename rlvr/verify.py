@@ -176,11 +176,18 @@ def judge_cases(cases: Sequence[Case], workers: int = 1, options: Mapping[str, A
 
     PluginError for an unknown verifier, SettingsError for options, or a machine, that it cannot use.
     """
-    names = sorted({case.verifier for case in cases})
+    tasks = [Task(id=case.id, prompt=case.prompt, gold=case.gold, info=case.info) for case in cases]
+    jobs = [(case.verifier, case.response, task) for case, task in zip(cases, tasks, strict=True)]
+    return judge_responses(jobs, workers, options)
+
+
+def judge_responses(
+    jobs: Sequence[tuple[str, str, Task]], workers: int = 1, options: Mapping[str, Any] | None = None
+) -> list[Verdict]:
+    """As judge_cases(), of (verifier, response, task)."""
+    names = sorted({verifier for verifier, _, _ in jobs})
     _check(names, options or {})
     with VerifierPool(names, workers, MEMORY_MIB) as pool:
-        tasks = [Task(id=case.id, prompt=case.prompt, gold=case.gold, info=case.info) for case in cases]
-        jobs = [(case.verifier, case.response, task) for case, task in zip(cases, tasks, strict=True)]
         return pool.judge(jobs, dict.fromkeys(names, options or {}))
 
 

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from rlvr import runs
+from rlvr.ancestry_rows import short
 from rlvr.errors import DataError, near
 from rlvr.reward_settings import Overlong
 from rlvr.rewards.base import gate_step
@@ -27,12 +28,12 @@ def why(run: Path, rollout_id: str) -> dict[str, Any]:
     recipe = runs.read_recipe(run)
     head = rollout_id.split("/", 1)[0]
     if not head.isdecimal() or "/" not in rollout_id:
-        raise DataError(f"{rollout_id!r} is no rollout's id: those are STEP/TASK/SAMPLE, such as 12/train:17/3")
+        raise DataError(f"{short(rollout_id)} is no rollout's id: those are STEP/TASK/SAMPLE, such as 12/train:17/3")
     rows = runs.read_rollouts(run, int(head))
     row = next((row for row in rows if row["id"] == rollout_id), None)
     if row is None:
         hint = near(rollout_id, [row["id"] for row in rows]) or (f"such as {rows[0]['id']!r}; " if rows else "")
-        raise DataError(f"{run}: step {head} has no rollout {rollout_id!r}; {hint}it has {len(rows)} rollouts")
+        raise DataError(f"{run}: step {head} has no rollout {short(rollout_id)}; {hint}it has {len(rows)} rollouts")
     siblings = [other for other in rows if _group(other) == _group(row)]
     verdicts = [{**verdict, "checks": json.loads(verdict["checks"])} for verdict in row["verdicts"]]
     story = {

@@ -344,6 +344,8 @@ def test_people_are_dealt_not_votes() -> None:
     sums, num = agreement.products(item_V, person_V, value_V, 4)
     found = agreement.group_difference(sums, num, np.array([0, 0, 1, 1]), seed=0)
     assert found.smallest_p == pytest.approx(1 / 3)
-    assert found.p >= found.smallest_p
+    for seed in range(20):  # the ways are drawn, a third of them each, and may come out as fewer
+        found = agreement.group_difference(sums, num, np.array([0, 0, 1, 1]), seed=seed, permutations=99)
+        assert found.p >= found.smallest_p
     with pytest.raises(ValueError, match="two groups"):
         agreement.group_difference(sums, num, np.zeros(4, dtype=np.int64), seed=0)

@@ -219,3 +219,14 @@ def test_two_audiences_are_each_served_better_and_none_worse(
     data = next(one for one in node["from"] if one["what"] == "data.path")
     assert data["num_rows"] == 24
     assert [one["path"] for one in data["from"]] == [str(tmp_path / "rows.jsonl")]
+
+
+def test_the_recipe_is_read_once_for_all_groups(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    whole = audience.settings.load_recipe
+    monkeypatch.setattr(audience, "_run", lambda command, path, overrides: None)
+    monkeypatch.setattr(
+        audience.settings, "load_recipe", lambda path, given: (read.append(path), whole(path, given))[1]
+    )
+    audience.train(str(recipe), tmp_path / "out", by="group")
+    assert read == [str(recipe)]

@@ -54,11 +54,19 @@ def test_export_says_what_it_wrote_and_what_it_left_out(folder: Path) -> None:
 
 
 def test_mistakes_are_one_line(folder: Path) -> None:
+    nobody = [word for name in ("ann", "bob", "eve") for word in ("--without", name)]
     cases = {
         ("export", "votes.db", "--to", "o.jsonl", "--as", "sft"): (3, "votes.db gives no rows of sft: left out were 3"),
         ("export", "none.db", "--to", "o.jsonl"): (3, "none.db: no such database"),
         ("export", "votes.csv", "--to", "o.jsonl"): (3, "votes.csv: is no"),
         ("export", "votes.db", "--to", "o.jsonl", "--without", "zoe"): (3, "--without zoe: no answer is by"),
+        ("export", "votes.db", "--to", "o.jsonl", "--as", "raw", *nobody): (
+            3,
+            "votes.db gives no rows of raw: left out were 5 answers of the people in --without",
+        ),
+        ("export", "votes.db", "--to", "x" * 300 + ".jsonl"): (3, "a name has at most 230 bytes, this one has 306"),
+        ("export", "votes.db", "--to", f"{'x' * 300}/o.jsonl"): (4, "no such folder"),
+        ("import", "votes.csv", "--db", "new.db", "--from", "trl", "--column", "text=x"): (3, "a data set have none"),
         ("import", "vote.csv", "--db", "new.db"): (3, "vote.csv: no such file"),
         ("import", "votes.csv", "--db", "new.db", "--column", "promt=x"): (2, "did you mean 'prompt'?"),
     }
@@ -68,8 +76,22 @@ def test_mistakes_are_one_line(folder: Path) -> None:
         assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     (folder / "bad.csv").write_text("prompt,completion,thumb,user\np,c,perhaps,u\n")
     done = rlvr(folder, "feedback", "import", "bad.csv", "--db", "new.db")
-    assert done.returncode == 3 and "bad.csv:2: label must be true or false, up or down, got 'perhaps'" in done.stderr
+    assert done.returncode == 3 and "bad.csv:2: label must be one of true/false, yes/no, " in done.stderr
     assert not (folder / "o.jsonl").exists() and not list(folder.glob("new.db*"))
+
+
+def test_a_file_is_read_once_for_a_new_database(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlvr import feedback_commands
+    from rlvr.feedback import imports
+
+    read: list[Path] = []
+    own = imports.read
+    monkeypatch.setattr(imports, "read", lambda path, reading: read.append(path) or own(path, reading))
+    for _ in range(2):
+        feedback_commands.import_(folder / "votes.csv", folder / "other.db", "auto", [], "imported", "error", False)
+    assert len(read) == 2, "once for each import"
+    with Store.open(folder / "other.db", readonly=True) as store:
+        assert len(list(store.answers())) == 5
 
 
 def test_stats_are_those_of_the_statistics(folder: Path) -> None:

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scorer_cases import save_scorer
 
+from rlvr import ancestry_rows, lineage
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.feedback import export_files
 from rlvr.feedback.exports import Export, Exported, Form, Labels, export, export_rows
 from rlvr.feedback.records import Answer, Item, Judgement, Ranking, Span
+from rlvr.feedback.schema import Draft
 from rlvr.feedback.store import Store
 from rlvr.preferences import load_preferences, load_rankings, load_ratings
 from rlvr.recipe import Data
@@ -43,9 +51,9 @@ def hashed(name: str) -> str:
 
 
 def made(
-    items: Sequence[Item], answers: Iterable[Answer], groups: Mapping[str, str] | None = None, **settings: Any
+    items: Sequence[Item], answers: Iterable[Answer], groups: Mapping[str, str] | None = None, **options: Any
 ) -> Exported:
-    return export_rows(items, answers, Export(**settings), hashed, groups or {})
+    return export_rows(items, answers, Export(**options), hashed, groups or {})
 
 
 def people(*names: str) -> list[str]:
@@ -212,6 +220,12 @@ def test_some_people_can_be_left_out_by_name_or_by_hash() -> None:
         made([PAIR], answers, without=("dave",))
 
 
+@pytest.mark.parametrize("form", ["raw", "preference"])
+def test_answers_that_do_not_count_are_counted(form: Form) -> None:
+    found = made([PAIR], [said(PAIR, "a", FIRST), said(PAIR, "b", SECOND)], form=form, without=("b", "a"))
+    assert (found.rows, found.left_out["without"], found.num_items, found.num_answers) == ([], 2, 1, 0)
+
+
 def test_an_edit_is_preferred_to_its_draft_and_a_draft_that_stays_says_nothing() -> None:
     item = Item(id="w", prompt="p", completions=("rough",), mode="write")
     answers = [said(item, "a", text="fine"), said(item, "b", text="fine"), said(item, "c", text="rough ")]
@@ -250,6 +264,126 @@ def test_no_name_of_a_person_is_in_any_form() -> None:
     for form in ("preference", "unpaired", "ranking", "sft", "ratings", "raw"):
         rows = made([PAIR, item, thumb], answers, form=form).rows
         assert rows and "zacharias" not in json.dumps(rows) and hashed("zacharias") in json.dumps(rows)
+
+
+def test_names_are_taken_out_of_whatever_somebody_may_have_written_them_into() -> None:
+    item = Item(
+        id="chat bob-7", prompt="Is bob here?", completions=("bob is", "no"), source="log_of_bob", info={
+            "votes": {"bob": 1, "ann lee": 2}, "by": "bob & ann lee.", "deep": [{"run/bob/3": ["bobby", "abob"]}],
+            "al": "al", "note": "al said so", "number": 1234, "is_new": True, "seconds": 1.5,
+        },
+    )  # fmt: skip
+    answers = [
+        replace(said(item, "bob", FIRST, group="team of bob"), comment="bob: sure (ann lee too)"),
+        said(item, "ann lee", skipped="bob knows"),
+        said(item, "al", SECOND),
+        said(item, "1234", FIRST),
+    ]
+    bob, ann = hashed("bob"), hashed("ann lee")
+    raw = made([item], answers, form="raw", with_info=True).rows
+    assert json.loads(raw[0]["info"]) == {
+        "votes": {bob: 1, ann: 2}, "by": f"{bob} & {ann}.", "deep": [{f"run/{bob}/3": ["bobby", "abob"]}],
+        hashed("al"): hashed("al"), "note": "al said so", "number": hashed("1234"), "is_new": True, "seconds": 1.5,
+    }  # fmt: skip
+    assert {key: raw[0][key] for key in ("id", "item", "source", "group", "comment")} == {
+        "id": f"chat {bob}-7#0", "item": f"chat {bob}-7", "source": f"log_of_{bob}", "group": f"team of {bob}",
+        "comment": f"{bob}: sure ({ann} too)",
+    }  # fmt: skip
+    assert json.loads(raw[1]["judgement"]) == {"skipped": f"{bob} knows"}
+    (row, _) = made([item], answers, by_group=True).rows
+    assert (row["id"], row["group"]) == (f"chat {bob}-7@team of {bob}", f"team of {bob}")
+    assert (row["prompt"], row["chosen"]) == ("Is bob here?", "bob is"), "what was asked and answered is data"
+
+
+def test_who_took_everything_back_is_named_nowhere_either(tmp_path: Path) -> None:
+    item = Item(id="q", prompt="2+2?", completions=("4", "5"), info={"first asked": "zoe"})
+    with Store.open(tmp_path / "votes.db", create=True) as store:
+        store.add([item], [said(item, "ann", FIRST), said(item, "zoe", SECOND)])
+        store.append([Draft(uuid="u", kind="undo", annotator="zoe", item="q")])
+        (row,) = export(store, Export(with_info=True)).rows
+        assert json.loads(row["info"]) == {"first asked": store.annotator_hash("zoe")}
+        assert row["annotators"] == [store.annotator_hash("ann")]
+
+
+NAMES = st.text("qzé_ -@.1", min_size=1, max_size=7).map(str.strip).filter(bool)
+TASKS_OWN = {"prompt", "completion", "completions", "chosen", "rejected", "text"}
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text in a row, keys of objects and what is written as JSON among them."""
+    if isinstance(value, dict):
+        for key, given in value.items():
+            if key not in TASKS_OWN:
+                yield from (key, *strings(json.loads(given) if key in ("info", "judgement") else given))
+    elif isinstance(value, list):
+        for given in value:
+            yield from strings(given)
+    elif isinstance(value, str):
+        yield value
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    names=st.lists(NAMES, min_size=2, max_size=5, unique=True),
+    parts=st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=8, max_size=8),
+)
+def test_no_name_is_anywhere_but_in_the_tasks_own_text(names: list[str], parts: list[list[int]]) -> None:
+    words = [*names, " ", "-", "x", "_", "9"]
+    texts = itertools.cycle("".join(words[k % len(words)] for k in part) for part in parts)
+
+    def text() -> str:
+        return next(texts)
+
+    def item(mode: Any, num: int) -> Item:
+        info = {text(): [text(), {text(): text()}], "user": names[0]}
+        completions = tuple(f"{k} {names[0]}" for k in range(num))
+        return Item(
+            id=f"{text()}:{mode}", prompt=names[1], completions=completions, mode=mode, source=text(), info=info
+        )
+
+    items = [item("compare", 2), item("rank", 3), item("thumbs", 1), item("write", 1), item("rate", 1)]
+    judged = [
+        {"ranking": FIRST}, {"ranking": ((2,), (0, 1))}, {"thumbs": {"0": True}}, {"text": names[0]},
+        {"ratings": {"0": {"polite": 3}}},
+    ]  # fmt: skip
+    answers = []
+    for who in names:
+        for one, judgement in zip(items, judged, strict=True):
+            answers.append(replace(said(one, who, **judgement, group=text()), comment=text()))  # type: ignore[arg-type]
+    answers.append(said(items[0], names[0], showing=1, skipped=text() or "none"))
+    for form in get_args(Form):
+        for by_group in (False, True):
+            rows = made(items, answers, form=form, with_info=True, by_group=by_group).rows
+            assert rows
+            none_is_in(rows, names)
+
+
+def none_is_in(rows: Any, names: Iterable[str]) -> None:
+    words = [
+        (r"(?<![^\W_])" * name[0].isalnum()) + re.escape(name) + (r"(?![^\W_])" * name[-1].isalnum())
+        for name in names
+        if len(name) > 2
+    ]
+    for string in strings(rows):
+        assert not [word for word in words if re.search(word, string)], string
+
+
+@pytest.mark.parametrize("form", get_args(Form))
+def test_no_name_is_in_a_file_of_either_kind(tmp_path: Path, form: Form) -> None:
+    items, answers = everything()
+    names = {"a": "zoë", "b": "bob smith", "c": "u42"}
+    info = {name: [f"by {name}"] for name in names.values()}
+    items = [replace(item, info=info, source="of u42", id=f"{item.id} zoë") for item in items]
+    answers = [
+        replace(a, item=f"{a.item} zoë", annotator=names[a.annotator], group="bob smith's", comment="as u42 says")
+        for a in answers
+    ]
+    rows = made(items, answers, form=form, with_info=True, by_group=True).rows
+    for name in ("o.jsonl", "o.parquet"):
+        export_files.write(rows, tmp_path / name)
+    none_is_in([json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()], names.values())
+    none_is_in(pq.read_table(tmp_path / "o.parquet").to_pylist(), names.values())
+    assert hashed("zoë") in (tmp_path / "o.jsonl").read_text()
 
 
 # --- other forms -----------------------------------------------------------------------------------------------------
@@ -466,8 +600,32 @@ def test_what_is_there_is_never_written_over(tmp_path: Path, name: str) -> None:
 def test_a_target_that_cannot_be_is_told_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must end in \.jsonl or \.parquet, or be the name of a new folder"):
         export_files.check_target(tmp_path / "out.csv")
-    with pytest.raises(DiskError, match="no such folder"):
-        export_files.check_target(tmp_path / "nowhere" / "out.jsonl")
+    for folder in ("nowhere", "n" * 300):
+        with pytest.raises(DiskError, match="no such folder"):
+            export_files.check_target(tmp_path / folder / "out.jsonl")
+    with pytest.raises(DataError, match=r"--to x{40}\.\.\.: a name has at most 230 bytes, this one has 306"):
+        export_files.check_target(tmp_path / ("x" * 300 + ".jsonl"))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ""])
+def test_the_longest_name_there_may_be_is_written(db: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / ("é" * 100 + "x" * (30 - len(suffix)) + suffix)
+    export_files.check_target(out)
+    exported(db, out, "preference")
+    if out.is_file():
+        lineage.note_origin(out, [], made_by="rlvr feedback export")
+    assert out.exists()
+
+
+def test_an_id_that_held_a_name_still_leads_back_to_its_item(tmp_path: Path) -> None:
+    item = replace(PAIR, id="asked-by-alice")
+    with Store.open(tmp_path / "v.db", create=True) as store:
+        store.add([item], [said(item, "alice", FIRST)])
+        (row,) = export(store, Export(form="preference")).rows
+    assert "alice" not in row["id"]
+    for name in (row["id"], item.id):
+        (event,) = ancestry_rows.answers_behind(name, tmp_path / "v.db")
+        assert event["judgement"]["ranking"] == [[0], [1]] and "alice" not in json.dumps(event)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from rlvr.errors import DataError
+from rlvr.errors import DataError, SettingsError
 from rlvr.feedback.export_files import write
 from rlvr.feedback.exports import Export, export
-from rlvr.feedback.imports import Reading, import_file, load
+from rlvr.feedback.imports import Reading, import_file, load, thumb
 from rlvr.feedback.records import Answer, Item, Judgement, Span
 from rlvr.feedback.store import Store
+from rlvr.reward_settings import PreferenceData
+from rlvr.rows import read_rows
 
 
 @pytest.fixture
@@ -106,6 +108,64 @@ def test_the_same_file_twice_adds_nothing(store: Store, tmp_path: Path) -> None:
 def test_a_row_says_what_one_person_thinks(store: Store, tmp_path: Path, row: Any, expected: Any) -> None:
     import_file(store, file(tmp_path, "rows.jsonl", [{"prompt": "p", "annotator": "ann", **row}]), Reading())
     assert told(store) == [("ann", *expected)]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        *(
+            (word, True)
+            for word in (True, 1, 1.0, "1", "+1", "yes", "Y", "good", "UP", "like", "👍", "👍🏽", "thumbs_up")
+        ),
+        *(
+            (word, False)
+            for word in (False, 0, 0.0, -1, "-1.0", "No", "n", "bad", "down", "dislike", "👎", ":thumbsdown:")
+        ),
+        *((word, None) for word in ("maybe", "", "2", 0.5, "up down", "thumbs", "10", math.nan, [], {"a": 1})),
+    ],
+)
+def test_thumbs_are_said_in_many_words_and_all_others_are_refused(word: Any, expected: bool | None) -> None:
+    assert thumb(word) is expected
+
+
+def test_a_row_of_odd_values_names_its_row_and_what_is_known(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "completion": "c", "thumb": "so so"},
+        {"prompt": "p", "completion": "c", "thumb": True, "seconds": 1e300},
+        {"prompt": "p", "completion": "c", "thumb": True, "user": {"id": 3}},
+        {"prompt": "p", "completion": "c", "thumb": True, "more": json.loads("[" * 900 + "]" * 900)},
+        {"prompt": "p", "completion": "c", "thumb": True},
+    ]
+    with pytest.raises(DataError) as caught:
+        load(file(tmp_path, "odd.jsonl", rows), Reading(), ())
+    head, *lines = str(caught.value).splitlines()
+    assert head == "odd.jsonl: 4 of 5 rows cannot be used (--on-bad-row skip leaves them out):"
+    assert lines[0].startswith("odd.jsonl:1: label must be one of true/false, yes/no,") and "👍/👎" in lines[0]
+    assert lines[1:] == [
+        "odd.jsonl:2: seconds must be from 0 to 31622400 (a year), got 1e+300",
+        "odd.jsonl:3: annotator must be text, got an object",
+        "odd.jsonl:4: nested deeper than 100 levels",
+    ]
+
+
+def test_messages_about_rows_of_data_sets_name_the_options_of_the_command(tmp_path: Path) -> None:
+    path = file(tmp_path, "d.jsonl", [{"promt": "p", "chosen": "a", "rejected": "b"}])
+    with pytest.raises(DataError, match=r"d.jsonl:1: no prompt \(.*; did you mean --column prompt=promt\?\)") as caught:
+        load(path, Reading(), ())
+    assert "data." not in str(caught.value) and "FILE" not in str(caught.value)
+    path = file(tmp_path, "e.jsonl", [{"one": "p"}])
+    with pytest.raises(DataError, match="--column maps our words to your columns") as caught:
+        load(path, Reading(), ())
+    assert "FILE." not in str(caught.value)
+    path = file(tmp_path, "s.jsonl", [{"prompt": "p", "completion": "c", "points": 3}])
+    (entry,) = load(path, Reading(form="trl", columns={"ratings": ("points",)}), ())[0].entries
+    assert entry.judgement == Judgement(ratings={"0": {"score": 3.0}})
+
+
+def test_a_file_given_to_a_recipe_whose_rows_are_generated_is_told_what_to_set() -> None:
+    data = PreferenceData(path="pairs.jsonl", source="generator")
+    with pytest.raises(SettingsError, match=r"^data.path: pairs.jsonl is no .* files need data.source=file$"):
+        list(read_rows(data, "data"))
 
 
 def test_feedback_on_a_deployed_model_trains_as_labels_and_pairs(store: Store, tmp_path: Path) -> None:
@@ -215,11 +275,12 @@ def test_all_bad_rows_are_told_at_once_and_nothing_is_added(store: Store, tmp_pa
     lines = str(caught.value).splitlines()
     assert lines[0] == "bad.jsonl: 8 of 9 rows cannot be used (--on-bad-row skip leaves them out):"
     assert lines[1:] == [
-        "bad.jsonl:1: label must be true or false, up or down, got 'maybe'",
+        "bad.jsonl:1: label must be one of true/false, yes/no, y/n, good/bad, up/down, like/dislike, 1/0, +1/-1, "
+        "👍/👎, liked/disliked, positive/negative, correct/incorrect, accept/reject, accepted/rejected, got 'maybe'",
         "bad.jsonl:3: no prompt (has: completion, thumb, user; name its column with --column prompt=COLUMN)",
         "bad.jsonl:4: choice 'c' is none of response_a, response_b, nor is it tie, equal, both or same",
         "bad.jsonl:5: completions[0] and completions[1] are the same text; keep one of them",
-        "bad.jsonl:6: seconds must be >= 0, got -1",
+        "bad.jsonl:6: seconds must be from 0 to 31622400 (a year), got -1",
         "bad.jsonl:7: spans: 2 to 9 is not within completion 0, which has 3 characters",
         "bad.jsonl:8: annotator 'a\\nb' holds a control character",
         "bad.jsonl:9: not JSON: Expecting property name enclosed in double quotes: column 2 (char 1)",

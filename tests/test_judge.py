@@ -336,9 +336,10 @@ def test_what_may_pass_is_tried_again_and_then_told() -> None:
 )
 def test_a_server_that_fails_is_an_abstention_in_time(answer: Any, told: str) -> None:
     start = time.monotonic()
-    with judging(Mind(misbehave=lambda n, b: answer()), by={"timeout_seconds": 0.5}) as judge:
+    seconds = 0.5 if answer is dripping else 20.0
+    with judging(Mind(misbehave=lambda n, b: answer()), by={"timeout_seconds": seconds}) as judge:
         (found,) = judge.compare([pair()])
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 10
     assert found.logit is None and told in found.problem
     assert "\n" not in found.problem
 

@@ -44,6 +44,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+BY = by("http://127.0.0.1:9/v1")
 ROWS: list[dict[str, Any]] = [
     {"id": "q1", "prompt": "2+2?", "completions": ["u=1 four", "u=0 five", "u=3 it is 4"], "source": "sums"},
     {"id": "q2", "prompt": "3+3?", "completions": ["u=0 a", "u=2 b", "", "u=0 a"]},
@@ -205,17 +206,67 @@ def test_a_file_says_what_it_was_made_from(tmp_path: Path, capsys: pytest.Captur
         (["--model", "m", "--rubric", "r", "--constitution", "c"], "give one of them"),
         (["--model", "m", "--rubric", "r", "--keep", "soft"], "--keep is of pairs"),
         (["--model", "m", "--one-order", "--report"], "--report compares the two orders"),
-        (["--model", "m", "--one-order", "--keep", "consistent"], "goes with orders: both"),
-        (["--model", "m", "--set", "method.criterium=x"], "method.pairwise.criterium: Extra inputs"),
+        (
+            ["--model", "m", "--one-order", "--keep", "consistent"],
+            "--keep consistent compares the two orders",
+        ),
+        (["--model", "m", "--set", "method.criterium=x"], "--set method.criterium: Extra inputs"),
         (["--model", "m", "--set", "samples"], "must be KEY=VALUE"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["--endpoint", "ftp://x", "--judge-model", "m"], "--endpoint: url must be such as http://"),
+        (["--endpoint", "http://x/v1", "--judge-model", "m", "--api-key-from", "NONE"], "--api-key-from: no environ"),
+        ([*BY, "--set", "by.extra={a: 2024-01-01}"], "--endpoint: extra must be what JSON can hold: Object of type da"),
+        ([*BY, "--set", "by.extra={a: !!set {b}}"], "extra must be what JSON can hold: Object of type set"),
+        ([*BY, "--set", "by.extra={a: !!binary aGk=}"], "extra must be what JSON can hold: Object of type bytes"),
+        ([*BY, "--set", "by.extra={a: .nan}"], "extra must be what JSON can hold: Out of range float"),
+        ([*BY, "--set", "by.extra=&a {b: *a}"], "extra must be what JSON can hold: Circular reference"),
+        ([*BY, "--set", f"by.extra={'[' * 900}{']' * 900}"], "[[...: the value is no YAML"),
+        ([*BY, "--set", "by.extra={a: 2024-13-45}"], "the value is no YAML"),
+        ([*BY, "--set", f"samples={'9' * 5000}"], "99...: the value is no YAML"),
+        ([*BY, "--set", "samples=2024-01-01"], "--samples: Input should be a valid integer"),
+        ([*BY, "--column", "prompt"], "--column prompt: must be WORD=COLUMN"),
+        ([*BY, "--column", "promt=x"], "--column: Input should be 'id', 'prompt'"),
+        ([*BY, "--abstained", "out.jsonl"], "--abstained out.jsonl: is --out too; name another file"),
+        ([*BY, "--cache", f"{'x' * 300}"], "unable to open database file (--cache FILE names another)"),
+        ([*BY, "--db", f"{'x' * 300}.db"], "File name too long"),
+        ([*BY, "--abstained", f"{'x' * 300}.jsonl"], "File name too long"),
+        ([*BY, "--abstained", f"{'x' * 245}"], "File name too long"),  # with what is written beside it
+        (["--model", "x" * 300], "name too long"),
+        ([*BY, "--rubric", "x" * 300], "File name too long"),
     ],
 )
 def test_options_that_do_not_go_together_are_told_in_a_line(
-    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, _, err = judge(capsys, write(tmp_path / "in.jsonl", ROWS), *arguments, "--out", tmp_path / "out.jsonl")
-    assert code in (2, 3) and told in err
+    monkeypatch.chdir(tmp_path)
+    code, _, err = judge(capsys, write(tmp_path / "in.jsonl", ROWS), *arguments, "--out", "out.jsonl")
+    assert code in (2, 3, 4) and told in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[" * 900, "is nested too deep"),
+        (b"", "must hold criteria by name"),
+        (b"2024-01-01", "must hold criteria by name"),
+        (b"- correct", "must hold criteria by name"),
+        (b"correct: 2024-01-01", "correct: Input should be a valid dictionary"),
+        (b"2024-01-01: x", "Input should be a valid string"),
+        (b"correct: 2024-13-45", "is no YAML: month must be in 1..12"),
+        (b"correct: {text: x, weight: -1}", "correct.weight: Input should be greater than 0"),
+        (b"correct: {weight: 1}", "correct.text: Field required"),
+        (b"\xff\xfe\x00", "is no UTF-8 text"),
+        (b"\x00\x01", "is no YAML: unacceptable character"),
+    ],
+)
+def test_a_rubric_that_is_none_is_told_in_a_line_by_its_option(
+    content: bytes, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rubric.yaml").write_bytes(content)
+    code, _, err = judge(capsys, write(tmp_path / "in.jsonl", ROWS), *BY, "--rubric", "rubric.yaml", "--out", "o.jsonl")
+    assert code in (2, 3) and err.startswith("rlvr: --rubric rubric.yaml") and told in err
     assert len(err.splitlines()) == 1
 
 
@@ -237,6 +288,42 @@ def test_bad_rows_are_told_in_a_line(
     file = write(tmp_path / "in.jsonl", [row])
     code, _, err = judge(capsys, file, *by("http://127.0.0.1:9/v1"), "--out", tmp_path / "out.jsonl")
     assert code == 3 and told in err and "in.jsonl:1" in err
+
+
+def test_what_mends_rows_is_said_of_the_options_of_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = {"id": "b", "text": "1+1?", "completions": ["u=1 a", "u=0 b"]}
+    file, out = write(tmp_path / "in.jsonl", [*ROWS, bad]), tmp_path / "out.jsonl"
+    code, _, err = judge(capsys, file, *BY, "--out", out)
+    assert code == 3 and "data." not in err
+    assert "in.jsonl: 1 of 4 rows cannot be used (give --skip-bad to leave them out):" in err
+    assert "in.jsonl:4: no prompt (has: id, text, completions; name its column with --column prompt=COLUMN)" in err
+    code, _, err = judge(capsys, tmp_path / "inn.jsonl", *BY, "--out", out)
+    assert code == 3 and f"no file or folder {tmp_path / 'inn.jsonl'}" in err and "data." not in err
+    with serving(Mind()) as url:
+        code, found, _ = judge(capsys, file, *by(url), "--out", out, "--skip-bad")
+        assert (code, found["bad"], found["cases"]) == (0, 1, 3)
+        named = write(tmp_path / "named.jsonl", [bad])
+        code, found, _ = judge(capsys, named, *by(url), "--out", tmp_path / "o.jsonl", "--column", "prompt=text")
+    assert (code, found["bad"]) == (0, 0)
+    assert [(row["prompt"], row["chosen"]) for row in read(tmp_path / "o.jsonl")] == [("1+1?", "u=1 a")]
+
+
+def test_what_is_left_out_is_said_with_the_option_that_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "in.jsonl", ROWS)
+    said: list[str] = []
+    with serving(Mind(position=1.5)) as url:
+        for k, more in enumerate(([], ["--keep", "soft"], ["--rubric", "rubric.yaml"])):
+            (tmp_path / "rubric.yaml").write_text("right: it is right\n")
+            more = [str(tmp_path / word) if word == "rubric.yaml" else word for word in more]
+            with pytest.raises(SystemExit):
+                cli.main(["judge", str(file), *by(url), "--out", str(tmp_path / f"{k}.jsonl"), *more])
+            said.append(capsys.readouterr().out)
+    assert "4 rows in" not in said[1]
+    assert "2 flipped with the order, 2 of them left out (--keep soft keeps them)" in said[0]
+    assert "2 flipped with the order;" in said[1] and "5 rows in" in said[1]
+    assert "of equal scores, which are left out" in said[2] and "--keep" not in said[2]
 
 
 def test_rows_without_a_choice_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,11 +407,29 @@ def test_the_report_finds_no_bias_in_a_judge_without_one(tmp_path: Path, capsys:
     assert told["agreement"]["accuracy_consistent"]["value"] == told["agreement"]["accuracy"]["value"]
 
 
-def test_the_report_needs_rows_that_name_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = write(tmp_path / "in.jsonl", labelled(12))
+def test_accuracies_have_intervals_within_0_and_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "q?", "chosen": f"u={k + 1} a", "rejected": "u=0 b"} for k in range(20)]
+    rows.append({"prompt": "q?", "chosen": "u=0 a", "rejected": "u=1 b"})
     with serving(Mind()) as url:
+        for num, share in ((20, 1.0), (21, 20 / 21)):
+            file = write(tmp_path / f"{num}.jsonl", rows[:num])
+            code, found, _ = judge(capsys, file, *by(url), "--report", "--twins", 0)
+            assert code == 0
+            for name in ("accuracy", "accuracy_one_order", "accuracy_consistent"):
+                told = found["report"]["agreement"][name]
+                assert told["value"] == pytest.approx(share)
+                # Wilson's by hand, with z = 1.95996
+                z2 = 1.959964**2
+                half = math.sqrt(z2 * share * (1 - share) / num + z2 * z2 / (4 * num * num)) / (1 + z2 / num)
+                centre = (share + z2 / (2 * num)) / (1 + z2 / num)
+                assert told["ci95"] == pytest.approx([centre - half, min(1.0, centre + half)], abs=1e-6)
+
+
+def test_the_report_needs_rows_that_name_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, mind = write(tmp_path / "in.jsonl", labelled(12)), Mind()
+    with serving(mind) as url:
         code, _, err = judge(capsys, file, *by(url), "--report", "--own", "judge-2")
-    assert code == 2
+    assert code == 2 and not mind.bodies
     assert "no row names this model; the column models has: judge-1, other" in err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from scorer_cases import make_group
 from starlette.responses import JSONResponse
 from test_rl import PLUGIN, assert_same_bits, exact, make_recipe, steps_of, train, weights
 
-from rlvr import rollout, runs
+from rlvr import cli, rollout, runs
 from rlvr.agreement import bradley_terry
 from rlvr.recipe import JudgeReward, Scoring, VerifiedReward
 from rlvr.rewards.base import build
@@ -269,6 +270,51 @@ def test_a_run_that_dies_asks_nothing_twice_and_comes_to_the_same_end(
     assert len(mind.bodies) < 2 * num_asked + 12  # what was under way at the end may be lost: a group's at most
     assert exact(runs.read_metrics(tmp_path / "run")) == exact(runs.read_metrics(tmp_path / "whole"))
     assert_same_bits(weights(tmp_path / "run" / "model"), weights(tmp_path / "whole" / "model"))
+
+
+def test_old_rollouts_are_judged_again_by_the_same_judge_or_by_another(
+    tiny_model: Path, plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "changes.jsonl"
+
+    def again(*words: str) -> tuple[int, dict[str, Any], str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["rescore", str(run), "-v", "judge", "--json", *words])
+        said = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, json.loads(said.out.splitlines()[-1]) if not ended.value.code else {}, said.err
+
+    mind, other = Mind(utility=letters), Mind(utility=lambda text: -letters(text))
+    with serving(mind) as url, serving(other) as other_url:
+        train(make_recipe(run, tiny_model, plugin, "share", *runs_with(url)))
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        num_asked = len(mind.bodies)
+        code, found, _ = again()
+        assert (code, found["part"], found["n"], found["changed"]) == (0, "helpful", 48, 0)
+        assert len(mind.bodies) == 2 * num_asked  # asked anew
+        code, found, _ = again()
+        assert (code, found["changed"], len(mind.bodies)) == (0, 0, 2 * num_asked)  # and then no more
+        assert (tmp_path / ".run.rescored").is_file()
+        code, found, _ = again("--option", f"by.url={other_url}", "--out", str(out))
+        # the share of siblings that one beats is turned round
+        changes = [json.loads(line) for line in out.read_text().splitlines()]
+        changes = [change for change in changes if change["before"]["score"] != change["after"]["score"]]
+        assert code == 0 and len(changes) == found["changed"] > 24
+        for change in changes:
+            assert change["after"]["score"] == pytest.approx(1 - change["before"]["score"], abs=1e-6)
+        assert found["flips"] > 0
+        other.misbehave = lambda number, body: "I would rather not"
+        code, found, _ = again("--option", f"by.url={other_url}", "--option", "samples=2")
+        assert code == 0 and found["unjudged"][1] > found["unjudged"][0] == 0 and found["down"] == 0
+    for words, told in (
+        (["--option", "by.modell=x"], "--option by.modell: a judge has no such setting"),
+        (["--option", "samples.many=3"], "--option samples.many: a judge has no such setting"),
+        (["--option", "samples=0"], "--option samples: Input should be greater than or equal to 1"),
+        (["--part", "answer"], "--part answer: which judge of the run is to judge again;"),
+    ):
+        code, _, err = again(*words)
+        assert code == 2 and told in err and len(err.splitlines()) == 1
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_a_run_whose_judge_is_gone_says_so_and_is_no_run_of_zeros(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -45,23 +46,36 @@ def test_soft_labels_of_a_vllm_server_are_those_of_our_own_engine(untied_model: 
             assert theirs.cost == ours.cost
         served.close()
 
-        # JSON by its schema: random weights write what the schema lets them, or run out of tokens
+        # JSON by its schema: random weights write what the schema lets them, or run out of tokens within it
         rubric = {
             "kind": "rubric",
             "criteria": {"right": {"text": "x"}},
             "system": "",
             "template": "{question}{answer}",
         }
+        singles = [Single(prompt="2?", answer=f"{k}", key=f"{k}") for k in range(4)]
         rater = judge(endpoint, method=rubric, max_tokens=40)
-        rated = rater.rate([Single(prompt="2?", answer=f"{k}", key=f"{k}") for k in range(4)])
+        written = rater.asker.ask([rater._rubric(single)[0].questions[0] for single in singles])
+        rated = rater.rate(singles)
         rater.close()
-        assert all(one.score is not None or "no JSON object" in one.problem for one in rated)
-        assert all("status" not in one.problem for one in rated)
+        for reply, one in zip(written, rated, strict=True):
+            assert (reply.problem, reply.text.lstrip()[:1]) == ("", "{")
+            if reply.note == "length":
+                assert one.score is None and "no JSON object" in one.problem
+            else:
+                rating = json.loads(reply.text)["right"]
+                assert rating in range(1, 11)
+                assert one.score == pytest.approx((rating - 1) / 9)
 
-        # self-consistency where log-probabilities are not asked for
+        # self-consistency where log-probabilities are not asked for: k of 5 votes in each order
         voting = judge({**endpoint, "logprobs": False}, samples=5)
         votes = voting.compare(PAIRS[:2])
         voting.close()
+        told = [z for one in votes for z in one.orders]
+        assert any(z is not None for z in told)
+        # words that are neither letter do not vote, so that there may be fewer than 5 votes
+        shares = [math.log((k + 0.5) / (n - k + 0.5)) for n in range(1, 6) for k in range(n + 1)]
+        assert all(z is None or min(abs(z - share) for share in shares) < 1e-9 for z in told)
         assert all(one.cost.questions == 10 for one in votes)
 
 

@@ -19,9 +19,9 @@ HEAVY = {"torch", "transformers", "vllm"}
 
 # A module imports only from its own or a lower line; the last line is the lowest.
 LAYERS = {
-    "entry": "__main__ cli *_commands dry_run serve.* viewer.* feedback.* loop.* loop probing.* doctor plan plot "
-    "status scripts rescore why trace ancestry ancestry_rows audience audience_report verify audit audit_* golds "
-    "golds_*",
+    "entry": "__main__ cli *_commands judge_outputs dry_run serve.* viewer.* feedback.* loop.* loop probing.* doctor "
+    "plan plot status scripts rescore why trace ancestry ancestry_rows audience audience_report verify audit audit_* "
+    "golds golds_*",
     "loops": "loops.* lm_eval.* lm_eval evaluate sample progress",
     "rewards": "rewards.* judging.* adaptors.* canaries alarms rollout scale.ray",
     "models": "policy heads lora trained parallel parity mismatch trials engines.* "

@@ -228,7 +228,7 @@ def test_a_sampled_row_and_an_evaluated_one_are_walked_back(tiny_model: Path, tm
     # the evaluation after the last step is of the model that was saved
     sha = disk.sha256(tmp_path / "run" / "model" / "model.safetensors")
     assert told["policy"] == [{"version": 1, "kept": str(tmp_path / "run" / "model"), "sha256": sha}]
-    with pytest.raises(DataError, match=r"no row 'held9/0'; did you mean 'held\d/0'\? it has 6 rows"):
+    with pytest.raises(DataError, match=r"none of its 6 rows is 'held9/0'; did you mean 'held\d/0'\?"):
         trace.trace(tmp_path / "run" / "evals" / "step_000001.jsonl", "held9/0", Search())
 
 
@@ -249,3 +249,44 @@ def test_a_target_that_is_nothing_is_told_in_one_line(tmp_path: Path, tiny_model
         with pytest.raises(DataError, match=message) as error:
             trace.trace(target, what, Search())
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"inputs": [5]}, "inputs[0] must be an object"),
+        ({"inputs": [{"setting": "data.path"}]}, "inputs[0]: kind is missing or of another kind"),
+        ({"inputs": [{"setting": "d", "kind": "file", "files": []}]}, "inputs[0].files must be a list of files"),
+        (
+            {"inputs": [{"setting": "d", "kind": "data", "files": [{"sha256": 7, "bytes": 1}]}]},
+            "inputs[0].files[0]: sha256 is missing or of another kind",
+        ),
+        ({"packages": None}, "it: packages is missing or of another kind"),
+        ({"chain": {"lines": "4", "hash": "x"}}, "chain: lines is missing or of another kind"),
+        ({"chain": {"lines": float("nan"), "hash": "x"}}, "chain: lines is missing or of another kind"),
+        ({"outputs": {"model": {"files": {"a": 1}}}}, "files of a model must have sha256 and bytes"),
+    ],
+)
+def test_a_record_of_another_form_is_told_in_one_line(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+    record = {"kind": "run", "folder": "x", "stage": "rl", "packages": {}, "outputs": {}, "chain": None, "inputs": []}
+    lineage.write(tmp_path / lineage.NAME, record | change)
+    with pytest.raises(DataError) as error:
+        lineage.read(tmp_path)
+    assert str(error.value) == f"{tmp_path / lineage.NAME} is damaged: {problem}"
+    lineage.write(tmp_path / lineage.NAME, record)
+    assert lineage.read(tmp_path) is not None
+
+
+@pytest.mark.parametrize("field", ["n", "kind", "name", "hash"])
+def test_a_line_of_a_chain_with_another_kind_of_field_is_none(tmp_path: Path, field: str) -> None:
+    line = {"schema": 1, "n": 0, "step": 0, "kind": "file", "name": "a", "sha256": "b", "previous": "c", "hash": "d"}
+    (tmp_path / chain.NAME).write_text("".join(json.dumps(one) + "\n" for one in (line, line | {field: [1]})))
+    assert chain.read(tmp_path) == ([line], ["chain.jsonl line 2: not a line of the chain"])
+
+
+def test_an_item_that_became_several_rows_points_to_them(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"id": f"t{k}/0-{n}"}) + "\n" for k in (4, 40) for n in (1, 2)))
+    with pytest.raises(DataError) as error:
+        trace.trace(file, "t4", Search())
+    assert str(error.value) == f"{file}: none of its 4 rows is 't4'; rows of it: t4/0-1, t4/0-2"

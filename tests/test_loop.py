@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from loop_case import manifests, write
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
-from rlvr import ancestry, cli, lineage
-from rlvr.errors import NonFiniteError
+from rlvr import ancestry, cli, lineage, trace
+from rlvr.errors import DataError, NonFiniteError
 from rlvr.feedback.records import Answer, Judgement
 from rlvr.feedback.store import Store
+from rlvr.loop import circle
 from rlvr.loops import rl
+from rlvr.runs import read_metrics
 
 STAGES = ["sample", "pick", "label", "reward_model", "policy", "evaluate", "gate"]
 
@@ -285,3 +292,177 @@ def test_the_label_page_takes_the_items_for_those_that_are_in_the_database(finis
             assert loaded == [store.item(item.id) for item in loaded]
         assert len(loaded) == 12
         assert all(item.gold is None and item.info["task_gold"] == "x" for item in loaded)
+
+
+def test_the_run_and_its_comparisons_are_walked_back_to_who_said_what(finished: Path) -> None:
+    made_from = ancestry.of_model(finished / "model", ancestry.Search())["from"][0]["from"]
+    rounds = [node for node in made_from if node["what"].startswith("round ")]
+    assert [node["what"] for node in rounds] == ["round 1 (accepted)", "round 2 (accepted)"]
+    for number, node in enumerate(rounds, start=1):
+        (run,) = node["from"]
+        assert run["path"] == str(finished / f"rounds/00{number}/policy")
+        scorers = [one for one in run["from"] if one["what"].startswith("rewards.preference.paths")]
+        assert [one["path"] for one in scorers] == [
+            str(finished / f"rounds/00{number}/reward/{k}/model") for k in (0, 1)
+        ]
+        (tasks,) = [one for one in run["from"] if one["what"] == "data.path"]
+        assert [one["path"] for one in tasks["from"]] == [str(finished.parent / "tasks.jsonl")]
+    label = rows(finished / "rounds/001/labels.jsonl")[0]
+    with Store.open(finished / "labels.db", readonly=True) as store:
+        (answer,) = [one for one in store.answers() if one.item == label["id"]]
+        hashed = store.annotator_hash(answer.annotator)
+    for target in (finished, finished / "rounds/001/labels.jsonl"):
+        told = trace.trace(target, label["id"], ancestry.Search())
+        assert [event["annotator"] for event in told["events"]] == [hashed]
+    with pytest.raises(DataError, match=f"rows of it: {label['id']}"):
+        trace.trace(finished, label["id"].rpartition("/")[0], ancestry.Search())
+    items = trace.trace(finished / "rounds/002/items.jsonl", "1", ancestry.Search())
+    drawn_from, *picked_by = items["ancestry"]["from"]
+    assert drawn_from["path"] == str(finished / "rounds/002/samples.jsonl")
+    assert [one["path"] for one in picked_by] == [str(finished / f"rounds/001/reward/{k}/model") for k in (0, 1)]
+
+
+def test_models_that_are_not_there_are_told_before_a_run_begins(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write(tmp_path, tiny_model)
+    (tmp_path / "sft.yaml").write_text("stage: sft\nsteps: 1\nmodel: {path: x}\ndata: {path: y}\n")
+    given = [f"model.path={tmp_path}/made/model", f"model.made_by={tmp_path}/sft.yaml"]
+    assert loop(recipe, tmp_path / "run", *given) == 3
+    wanted = f"does not exist yet; make it with: rlvr sft {tmp_path}/sft.yaml run.dir={tmp_path}/made\n"
+    assert capsys.readouterr().err == f"rlvr: model.path {tmp_path}/made/model {wanted}"
+    # so that the same command goes on once it was made
+    (tmp_path / "made").mkdir()
+    shutil.copytree(tiny_model, tmp_path / "made/model")
+    assert loop(recipe, tmp_path / "run", *given, "rounds=1", "labels.kind=people", "labels.truth=null") != 3
+
+
+def _only_ends(model: Path) -> None:
+    """Make of it one that ends at once, whatever it reads: nobody likes that."""
+    weights = {name: torch.zeros_like(weight) for name, weight in load_file(model / "model.safetensors").items()}
+    for name, weight in weights.items():
+        if name.endswith("norm.weight"):
+            weight.fill_(1.0)
+    weights["model.embed_tokens.weight"][:, 0] = 1.0
+    weights["model.embed_tokens.weight"][AutoTokenizer.from_pretrained(model).eos_token_id, 0] = 10.0
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.slow
+def test_two_planted_worse_rounds_are_refused_and_leave_the_policy_bit_for_bit(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = circle.STAGES["policy"]
+
+    def worse_from_the_second_on(job: Any, rnd: Any) -> Any:
+        made = train(job, rnd)
+        if rnd.number > 1:
+            _only_ends(rnd.folder / "policy/model")
+        return made
+
+    monkeypatch.setitem(circle.STAGES, "policy", worse_from_the_second_on)
+    recipe = write(tmp_path, tiny_model, {"rounds": 3, "gate": {"tolerance": 0.1}, "eval": {"samples": 8}})
+    run = tmp_path / "run"
+    assert loop(recipe, run) == 0
+    first, *others = manifests(run)
+    assert [record["state"] for record in (first, *others)] == ["accepted", "refused", "refused"]
+    kept = first["policy_sha256"]
+    for number, record in enumerate(others, start=2):
+        assert record["reason"].startswith("worse on held-out tasks: 0 beside ")
+        assert (record["policy"], record["policy_sha256"]) == ("rounds/001/policy/model", kept)
+        assert record["stages"]["sample"]["made_from"]["policy"] == kept
+        assert record["stages"]["policy"]["made_from"]["policy"] == kept
+        assert record["stages"]["policy"]["made"]["policy/model"] != kept
+        assert {text for row in rows(run / f"rounds/00{number}/new.jsonl") for text in row["completions"]} == {""}
+    for name in ("model.safetensors", "tokenizer.json", "config.json"):
+        assert (run / "model" / name).read_bytes() == (run / "rounds/001/policy/model" / name).read_bytes()
+
+
+@pytest.fixture
+def begun(finished: Path, tmp_path: Path) -> Iterator[Path]:
+    """The finished run as it was after its first round, where it was."""
+    kept = tmp_path / "kept"
+    shutil.copytree(finished, kept, symlinks=True)
+    shutil.rmtree(finished / "rounds/002")
+    shutil.rmtree(finished / "model")
+    (finished / "summary.json").unlink()
+    yield finished
+    shutil.rmtree(finished)
+    shutil.copytree(kept, finished, symlinks=True)
+
+
+def _edit(record: dict[str, Any], path: str, value: Any) -> str:
+    *parents, last = path.split("/")
+    place: Any = record
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    return json.dumps(record)
+
+
+def test_an_edited_round_is_told_in_one_line(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = begun / "rounds/001/round.json"
+    whole = path.read_text()
+    text: Any = lambda name, value: _edit(json.loads(whole), name, value)  # noqa: E731
+    redo = f"; remove {path.parent} to do the round again"
+    for written, told in (
+        ("[]", f"{path} is damaged: it must hold a JSON object{redo}"),
+        ("[" * 100_000, f"{path} is damaged (RecursionError: "),
+        ('{"round": ' + "9" * 5000 + "}", f"{path} is damaged (ValueError: Exceeds the limit"),
+        ("{}", f"{path} is damaged: round must be a number{redo}"),
+        (text("round", 2), f"{path} is of round 2; bring back that of round 1"),
+        (text("state", "fine"), f"{path} is damaged: state must be one of open, accepted, refused{redo}"),
+        (text("stages/label", 5), f"{path} is damaged: stages.label must say made_from, made and figures{redo}"),
+        (text("stages/gate/figures", {}), f"{path} is damaged: it is accepted, and no gate is in it{redo}"),
+        (
+            text("stages/gate/figures/delta", "x"),
+            "rounds/001/round.json is damaged: not all of its figures are numbers",
+        ),
+        (text("stages/gate/figures/delta", 10**400), "rounds/001/round.json is damaged: not all of its figures are"),
+        (
+            text("policy_sha256", "0"),
+            f"{begun}/rounds/001/policy/model was changed or removed after round 1 ended with",
+        ),
+    ):
+        path.write_text(written)
+        assert loop(begun.parent / "loop.yaml", begun) == 3
+        err = capsys.readouterr().err
+        assert err.startswith(f"rlvr: {told}") and err.count("\n") == 1
+    path.write_text(whole)
+    values = begun / "rounds/001/values.json"
+    values.write_text("[1]")
+    assert loop(begun.parent / "loop.yaml", begun) == 3
+    assert f"{values} was changed or removed after stage evaluate of round 1 made it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_round_before_others_or_a_database_that_is_gone_is_told(
+    begun: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("labels.db", "labels.db-wal", "labels.db-shm"):
+        (begun / name).unlink(missing_ok=True)
+    assert loop(begun.parent / "loop.yaml", begun) == 3
+    told = f"rlvr: round 2, label: {begun}/labels.db is gone or another database than at the end of round 1, whose"
+    assert capsys.readouterr().err.startswith(f"{told} event 24 it does not have; bring it back")
+    (begun / "rounds/001/round.json").unlink()
+    assert loop(begun.parent / "loop.yaml", begun) == 3
+    told = f"rlvr: {begun}/rounds/001/round.json is gone, and {begun}/rounds/002 was made after it; bring it back, or"
+    assert capsys.readouterr().err == f"{told} remove {begun}/rounds/002 too to go on from there\n"
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_a_round_may_be_sampled_by_vllm(tmp_path: Path, tiny_model: Path) -> None:
+    pytest.importorskip("vllm")
+    recipe = write(tmp_path, tiny_model, {"rounds": 1, "engine": {"kind": "vllm"}})
+    assert loop(recipe, tmp_path / "run") == 0
+    (only,) = manifests(tmp_path / "run")
+    assert (only["state"], list(only["stages"])) == ("accepted", STAGES)
+    folder = tmp_path / "run/rounds/001"
+    assert [len(row["completions"]) for row in rows(folder / "samples.jsonl")] == [3] * 24
+    assert [len(row["completions"]) for row in rows(folder / "new.jsonl")] == [2] * 6
+    assert (folder / "policy.log").is_file()  # a process of its own for each stage
+    differences = [
+        row["sampling/sampling_logp_difference/mean"] for row in read_metrics(folder / "policy") if row["step"]
+    ]
+    assert len(differences) == 2 and max(differences) < 1e-4

@@ -228,3 +228,36 @@ def test_the_command_tells_the_pair_and_ends_with_an_error_where_it_is_too_far(
     assert "did you mean 'male'" in err
     code, _, err = call(capsys, *arguments, "--attribute", "religion")
     assert (code, "none of 40 texts speaks of one of the groups" in err) == (3, True)
+
+
+def test_words_that_the_tokenizer_does_not_know_are_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_worth(tmp_path / "rm", {"she": 0.4})  # knows she, he, her, his; neither queen nor king
+    known, unknown = "she was good.", "a queen was good."
+    model = scorer.load(str(folder))
+    both = [Written("1", "the book:", known), Written("2", "the book:", unknown)]
+    [sway] = counterfactual.probe(model, both, [BUILT_IN["gender"]])
+    assert (sway.num, sway.unknown) == (1, 1)
+    assert sway.mean == pytest.approx(
+        plain_reward(folder, "the book:", known) - plain_reward(folder, "the book:", "he was good.")
+    )
+    rows = tmp_path / "f.jsonl"
+    rows.write_text(json.dumps({"prompt": "the book:", "completion": unknown}) + "\n")
+    code, out, err = call(capsys, "probe", "swap", folder, "--rows", rows, "--attribute", "gender")
+    assert (code, out) == (3, "")
+    assert err.startswith(f"rlvr: {folder}: its tokenizer does not know the words of the groups in any of 1 texts")
+
+
+def test_long_names_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "n" * 300
+    rows = tmp_path / "f.jsonl"
+    rows.write_text('{"completion": "good"}\n')
+    for arguments in (
+        ("why", name), ("why", "--check", name), ("probe", "toxicity", name),
+        ("probe", "toxicity", rows, "--out", name), ("probe", "swap", name, "--rows", rows),
+        ("loop", "x.yaml", "--resume", name), ("audience", "report", name),
+    ):  # fmt: skip
+        code, _, err = call(capsys, *arguments)
+        assert code in (2, 3, 4)
+        assert err.startswith("rlvr: ") and err.count("\n") == 1

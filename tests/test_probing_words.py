@@ -198,3 +198,17 @@ def test_a_classifier_may_say_what_is_toxic(tmp_path: Path, capsys: pytest.Captu
     assert found["examples"][0]["text"] == "a bad road"
     code, _, err = call(capsys, *arguments, "--label", "toxic")
     assert (code, err) == (2, "rlvr: --label, --threshold and --with-prompt go with --by MODEL\n")
+
+
+def test_what_is_written_to_out_is_gauged_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    whole = toxicity.Lexicon.__call__
+    monkeypatch.setattr(
+        toxicity.Lexicon, "__call__", lambda self, texts: (asked.append(len(texts)), whole(self, texts))[1]
+    )
+    (tmp_path / "f.jsonl").write_text('{"completion": "you moron"}\n{"completion": "thank you"}\n')
+    code, _, _ = call(capsys, "probe", "toxicity", tmp_path / "f.jsonl", "--out", tmp_path / "out.jsonl")
+    assert (code, asked) == (0, [2])
+    assert [json.loads(line)["why"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == ["moron", ""]

@@ -72,7 +72,7 @@ def main() -> None:
         run("reward", is_quick, f"data.path={RUNS / 'pairs.jsonl'}")
         run("ppo", is_quick, *overrides)
         run("grpo", is_quick, f"rewards.better.by.url={url}", *overrides)
-    policies = {name: sampled(name, engine) for name in POLICIES}
+    policies = {name: sampled(name, engine, 40 if is_quick else None) for name in POLICIES}
     show(agreement, policies)
     (RUNS / "summary.json").write_text(json.dumps({"schema": 1, "judge": agreement, "policies": policies}, indent=1))
     print(f"\nin {time.monotonic() - started:.0f} s; {RUNS}/summary.json")
@@ -140,10 +140,11 @@ def labelled(url: str, num: int, engine: list[str]) -> None:
     judge(url, str(samples), *given, "--out", str(RUNS / "pairs.jsonl"))
 
 
-def sampled(name: str, engine: list[str]) -> dict[str, float]:
-    """What completions of a run's model are worth on the held-out prompts, and beside those of SFT."""
+def sampled(name: str, engine: list[str], num: int | None) -> dict[str, float]:
+    """What completions of a run's model are worth on the held-out prompts (num: so many), and beside those of SFT."""
     path = RUNS / name / "samples.jsonl"
     tasks = ("--tasks", f"{WORLD}:tasks", "eval.tasks.source=generator", "eval.tasks.args={held_out: true}")
+    tasks += () if num is None else (f"eval.tasks.limit={num}",)
     size = ("-n", "4", "--max-tokens", str(world("MAX_TOKENS")))
     rlvr("sample", "--model", str(RUNS / name / "model"), *tasks, *size, "--out", str(path), *engine)
     found: dict[str, float] = world("figures")(path, RUNS / "sft" / "samples.jsonl")

@@ -26,7 +26,7 @@ import rlvr
 from rlvr.errors import DataError, DiskError
 from rlvr.feedback.checks import attributes_of, name_problem
 from rlvr.feedback.leases import Board, Key, Said, shown_order
-from rlvr.feedback.records import RATINGS, Item, Judgement
+from rlvr.feedback.records import RATINGS, Item, Judgement, Mode
 from rlvr.feedback.schema import Draft, Event, answer_of, judgement_json
 from rlvr.feedback.store import Store
 from rlvr.feedback.submits import Submit, as_shown, judgement_from, parse_event, parse_feedback
@@ -39,13 +39,20 @@ PAGE = Path(__file__).parent / "page"
 LIMITS = ServeLimits(body_bytes=4 << 20, num_values=100_000, depth=16, idle_seconds=75)
 """4 MiB: a text of 200,000 characters in any script, or a thousand rows of feedback of 4 KiB."""
 REASONS = (
-    "I cannot tell which is better",
     "I do not know enough about this",
     "The question makes no sense",
     "Broken or unreadable",
     "I would rather not read this",
 )
-"""Offered for a skip; others may be written."""
+"""Offered for a skip, behind what the mode asks; others may be written."""
+_CANNOT: dict[Mode, str] = {
+    "compare": "I cannot tell which is better",
+    "rank": "I cannot tell which is better",
+    "rate": "I cannot rate this",
+    "thumbs": "I cannot tell whether this is good",
+    "write": "I cannot write a good answer",
+    "spans": "I cannot tell what to mark",
+}
 _MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _POLICY = (
     "default-src 'self'; img-src 'none'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -75,7 +82,6 @@ class Settings:
     guideline: str | None = None
     labels: tuple[str, ...] = ("toxic",)
     """Of marked spans."""
-    reasons: tuple[str, ...] = REASONS
     hosts: frozenset[str] = field(default_factory=frozenset[str])
     """Names that the Host header may bear, beside this machine's own."""
 
@@ -174,7 +180,6 @@ class Service:
             "annotator": who.name,
             "is_shared": who.is_shared,
             "guideline": self._settings.guideline,
-            "reasons": list(self._settings.reasons),
             "app_version": rlvr.__version__,
         }
         return json_response(200, told | self._progress(who.name))
@@ -201,6 +206,7 @@ class Service:
             "rating": {"low": low, "high": high},
             "draft": item.completions[0] if is_draft else None,
             "labels": list(self._settings.labels),
+            "reasons": [_CANNOT[item.mode], *REASONS],
             "lease": self._lease(name, key),
             "previous": as_shown(previous[0], shown, previous[1]) if previous is not None else None,
         }

@@ -18,16 +18,20 @@ from rlvr import disk
 from rlvr.errors import DataError, DiskError
 
 _SUFFIXES = (".jsonl", ".parquet")
+_MOST_OF_NAME = 230
+"""Bytes of the name of a file, so that the names of those beside it, which are a little longer, are within 255."""
 
 
 def check_target(out: Path) -> None:
     """Before any work is done. DataError: there is something already, or a name that is none of ours; DiskError: no
     folder to write into."""
+    if (num := len(os.fsencode(out.name))) > _MOST_OF_NAME:
+        raise DataError(f"--to {out.name[:40]}...: a name has at most {_MOST_OF_NAME} bytes, this one has {num}")
     if os.path.lexists(out):
         raise DataError(f"--to {out} exists: remove it, or name another file")
     if out.suffix not in _SUFFIXES and out.suffix in (".json", ".csv", ".arrow", ".txt", ".tsv"):
         raise DataError(f"--to {out}: must end in {' or '.join(_SUFFIXES)}, or be the name of a new folder")
-    if not out.absolute().parent.is_dir():
+    if not os.path.isdir(out.absolute().parent):  # also where one of its names is too long
         raise DiskError(f"--to {out}: no such folder {out.absolute().parent}")
 
 

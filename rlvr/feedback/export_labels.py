@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal, get_args
@@ -49,20 +49,24 @@ def compared(asked: Sequence[Asked]) -> list[Question]:
     """Every two completions of an item that were put in order, a question each."""
     found = []
     for one in asked:
-        places = {a.annotator: _places(a.judgement) for a in one.answers if a.judgement.ranking is not None}
-        for first, second in combinations(range(len(one.item.completions)), 2) if places else ():
-            votes: dict[str, Choice] = {name: _choice(place, first, second) for name, place in places.items()}
+        placed = {a.annotator: places(a.judgement) for a in one.answers if a.judgement.ranking is not None}
+        for first, second in combinations(range(len(one.item.completions)), 2) if placed else ():
+            votes: dict[str, Choice] = {name: _choice(own, first, second) for name, own in placed.items()}
             found.append(Question(one, first, second, votes))
     return found
 
 
-def _places(judgement: Judgement) -> dict[int, int]:
-    """The place of each completion, 0 is best."""
+def places(judgement: Judgement) -> list[int]:
+    """The place of each completion, 1 is best; those of one place share the number, and the next ones are skipped."""
     assert judgement.ranking is not None
-    return {k: number for number, tied in enumerate(judgement.ranking) for k in tied}
+    found, above = dict[int, int](), 0
+    for tied in judgement.ranking:
+        found |= dict.fromkeys(tied, above + 1)
+        above += len(tied)
+    return [found[k] for k in range(above)]
 
 
-def _choice(place: Mapping[int, int], first: int, second: int) -> Choice:
+def _choice(place: Sequence[int], first: int, second: int) -> Choice:
     if place[first] == place[second]:
         return "tie"
     return "first" if place[first] < place[second] else "second"
@@ -96,30 +100,26 @@ def _dawid_skene(questions: Sequence[Question]) -> list[float]:
     """Of comparisons, or of thumbs, whose two classes mean something by themselves; known answers are held fast."""
     import numpy as np
 
-    from rlvr.consensus import dawid_skene
+    from rlvr.feedback.votes import BAD, GOOD, TIE, Votes, consensus, probability_of_first
 
     of_pairs = questions[0].first != questions[0].second
-    code: dict[Choice, int] = {"first": 0, "second": 1, "tie": 2} if of_pairs else {"first": 1, "second": 0}
+    code: dict[Choice, int] = {"first": 0, "second": 1, "tie": TIE} if of_pairs else {"first": GOOD, "second": BAD}
     people = sorted({name for question in questions for name in question.votes})
     number, items = {name: k for k, name in enumerate(people)}, dict[str, int]()
     for question in questions:
         items.setdefault(question.asked.item.id, len(items))
     votes = [(k, number[name], code[choice]) for k, q in enumerate(questions) for name, choice in q.votes.items()]
-    gold = [-1 if (known := _known(q)) is None else code[known] for q in questions]
-    has_ties = of_pairs and 2 in {*(label for _, _, label in votes), *gold}
-    item_V, annotator_V, label_V = np.array(votes, dtype=np.int64).T
-    told = dawid_skene(
-        item_V,
-        annotator_V,
-        label_V,
-        num_items=len(questions),
-        num_annotators=len(people),
-        num_classes=3 if has_ties else 2,
-        symmetric=of_pairs,
-        gold_N=np.array(gold, dtype=np.int64),
-        cluster_N=np.array([items[q.asked.item.id] for q in questions], dtype=np.int64),
+    question_V, person_V, label_V = np.array(votes, dtype=np.int64).T
+    those = Votes(
+        question_V=question_V,
+        person_V=person_V,
+        value_V=label_V.astype(np.float64),
+        item_N=np.array([items[q.asked.item.id] for q in questions], dtype=np.int64),
+        sides_N2=np.array([(q.first, q.second) for q in questions], dtype=np.int64),
+        gold_N=np.array([-1 if (known := _known(q)) is None else code[known] for q in questions], dtype=np.int64),
     )
-    first_N = told.posterior_NC[:, code["first"]] + (told.posterior_NC[:, 2] / 2 if has_ties else 0.0)
+    told = consensus(those, len(people), symmetric=of_pairs)
+    first_N = probability_of_first(told) if of_pairs else told.posterior_NC[:, GOOD]
     return [0.5 if abs(p - 0.5) < _EVEN else min(1.0, p) for p in first_N.tolist()]
 
 
@@ -131,7 +131,7 @@ def _known(question: Question) -> Choice | None:
     if question.first == question.second:
         is_good = gold.thumbs.get(str(question.first))
         return None if is_good is None else "first" if is_good else "second"
-    return _choice(_places(gold), question.first, question.second) if gold.ranking is not None else None
+    return _choice(places(gold), question.first, question.second) if gold.ranking is not None else None
 
 
 def agreement(votes: Iterable[Any]) -> float | None:

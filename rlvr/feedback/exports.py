@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from rlvr.errors import DataError, SettingsError
-from rlvr.feedback.export_labels import Asked, Choice, Labels, Question, agreement, compared, probabilities
-from rlvr.feedback.records import Answer, Item, Judgement, Mode
-from rlvr.types import Prompt
+from rlvr.feedback.export_labels import Asked, Choice, Labels, Question, agreement, compared, places, probabilities
+from rlvr.feedback.names import Names
+from rlvr.feedback.records import Answer, Item, Mode
+from rlvr.types import Prompt, plain_prompt
 
 if TYPE_CHECKING:
     from rlvr.feedback.store import Store
@@ -76,6 +77,7 @@ class Exported:
 
 
 REASONS = {
+    "without": "answers of the people in --without",
     "unanswered": "items nobody answered",
     "skipped": "items that all who saw them skipped",
     "few_votes": "rows with fewer votes than --min-votes",
@@ -89,8 +91,9 @@ REASONS = {
 
 
 def export(store: Store, settings: Export) -> Exported:
-    """The rows of a database. DataError: nobody of a name in `without`, or no answers that could be exported."""
-    return export_rows(store.items(), store.answers(), settings, store.annotator_hash, store.groups())
+    """The rows of a database. DataError: nobody of a name in `without`."""
+    answers, names = store.answers(), store.annotators()
+    return export_rows(store.items(), answers, settings, store.annotator_hash, store.groups(), names)
 
 
 def export_rows(
@@ -99,23 +102,30 @@ def export_rows(
     settings: Export,
     hashed: Callable[[str], str],
     groups: Mapping[str, str],
+    names: Iterable[str] = (),
 ) -> Exported:
-    """hashed: what stands for an annotator's name; groups: by annotator, where the answers do not say. SettingsError:
-    labels that there are none of in this form."""
+    """hashed: what stands for an annotator's name, wherever it is a word of what is written: in ids, sources, groups,
+    comments and further columns; what was asked and answered is left as it is. groups: by annotator, where the answers
+    do not say. names: of people, beside those who answered. SettingsError: labels that there are none of in this form.
+    """
     if settings.labels == "dawid_skene" and settings.form not in ("preference", "unpaired", "ranking"):
         raise SettingsError(f"--labels dawid_skene goes with preference, unpaired and ranking, not {settings.form}")
     standing = list(answers)
     left_out = _without(standing, settings.without, hashed)
+    nameless = Names([*names, *groups, *(answer.annotator for answer in standing)], hashed)
     if settings.with_info:
-        names = {answer.annotator for answer in standing}
-        items = [replace(item, info=_nameless(item.info, names, hashed)) for item in items]
+        items = [replace(item, info=nameless.value(item.info)) for item in items]
     kept = [answer for answer in standing if answer.annotator not in left_out]
+    found = Exported([], num_answers=len(kept))
+    if len(kept) < len(standing):
+        found.left_out["without"] = len(standing) - len(kept)
     if settings.form == "raw":
-        return _raw(list(items), kept, settings, hashed, groups)
+        _raw(list(items), kept, settings, found, nameless, groups)
+        _finish(found, nameless)
+        return found
     of_item: defaultdict[str, list[Answer]] = defaultdict(list)
     for answer in kept:
         of_item[answer.item].append(answer)
-    found = Exported([], num_answers=len(kept))
     asked: list[Asked] = []
     for item in items:
         found.num_items += 1
@@ -126,8 +136,7 @@ def export_rows(
             asked.extend(_asked(item, of_item[item.id], settings.by_group, groups))
     making = {"preference": _preferences, "unpaired": _unpaired, "ranking": _rankings, "sft": _demonstrations}
     making.get(settings.form, _ratings)(asked, settings, found, hashed)
-    _name_apart(found.rows)
-    _as_messages(found)
+    _finish(found, nameless)
     return found
 
 
@@ -138,16 +147,6 @@ def _without(answers: Sequence[Answer], names: Sequence[str], hashed: Callable[[
         if name not in known and name not in by_hash:
             raise DataError(f"--without {name}: no answer is by somebody of this name or hash")
     return {by_hash.get(name, name) for name in names}
-
-
-def _nameless(value: Any, names: set[str], hashed: Callable[[str], str]) -> Any:
-    """With the hash in place of every name: the user of a deployed model stands among an item's columns too."""
-    if isinstance(value, Mapping):
-        return {key: _nameless(given, names, hashed) for key, given in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_nameless(given, names, hashed) for given in value]
-    is_name = isinstance(value, (str, int)) and not isinstance(value, bool) and str(value) in names
-    return hashed(str(value)) if is_name else value
 
 
 def _why_not(item: Item, answers: Sequence[Answer], settings: Export) -> str | None:
@@ -270,7 +269,7 @@ def _rankings(asked: Sequence[Asked], settings: Export, found: Exported, hashed:
         row |= {
             "completions": list(one.item.completions),
             "ranks": ranks,
-            _votes_column(settings): [_ranks(voters[name].judgement, len(points)) for name in order],
+            _votes_column(settings): [places(voters[name].judgement) for name in order],
             "agreement": math.fsum(known) / len(known) if known else None,
             **_tail(one, order, settings, hashed),
         }
@@ -280,17 +279,6 @@ def _rankings(asked: Sequence[Asked], settings: Export, found: Exported, hashed:
         has_ties = len(set(ranks)) < len(ranks)
         is_empty = _is_same([text.strip() for text in one.item.completions])
         _add(row, len(voters), settings, found, is_tie=has_ties, is_empty=is_empty)
-
-
-def _ranks(judgement: Judgement, num_completions: int) -> list[int]:
-    """The place of each completion, 1 is best; those of one place share the number, and the next ones are skipped."""
-    assert judgement.ranking is not None
-    ranks, above = [0] * num_completions, 0
-    for tied in judgement.ranking:
-        for k in tied:
-            ranks[k] = above + 1
-        above += len(tied)
-    return ranks
 
 
 def _unpaired(asked: Sequence[Asked], settings: Export, found: Exported, hashed: Callable[[str], str]) -> None:
@@ -377,17 +365,20 @@ def _raw(
     items: Sequence[Item],
     answers: Sequence[Answer],
     settings: Export,
-    hashed: Callable[[str], str],
+    found: Exported,
+    nameless: Names,
     groups: Mapping[str, str],
-) -> Exported:
+) -> None:
     """A row for every answer that stands, repeats and skips among them."""
-    found = Exported([], num_items=len(items), num_answers=len(answers))
+    found.num_items = len(items)
     by_id = {item.id: item for item in items}
     for number, answer in enumerate(answers):
         item = by_id[answer.item]
         judgement = {name: value for name, value in asdict(answer.judgement).items() if value not in (None, {}, ())}
         if answer.judgement.spans == ():  # nothing is to be marked, which is an answer
             judgement["spans"] = []
+        if answer.judgement.skipped is not None:
+            judgement["skipped"] = nameless.text(answer.judgement.skipped)
         if answer.judgement.skipped is None and settings.with_gold is False and item.gold is not None:
             found.left_out["gold"] += 1
             continue
@@ -396,9 +387,9 @@ def _raw(
                 "id": f"{item.id}#{number}",
                 "item": item.id,
                 "mode": item.mode,
-                "prompt": item.prompt if isinstance(item.prompt, str) else list(item.prompt),
+                "prompt": plain_prompt(item.prompt),
                 "completions": list(item.completions),
-                "annotator": hashed(answer.annotator),
+                "annotator": nameless.hashed(answer.annotator),
                 "group": groups.get(answer.annotator) or answer.group,
                 "showing": answer.showing,
                 "shown": list(answer.shown),
@@ -411,8 +402,6 @@ def _raw(
                 **({"info": json.dumps(dict(item.info), sort_keys=True)} if settings.with_info else {}),
             }
         )
-    _as_messages(found)
-    return found
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -421,7 +410,7 @@ def _raw(
 def _head(one: Asked, part: str) -> Row:
     prompt: Prompt = one.item.prompt
     group = f"@{one.group}" if one.group else ""
-    return {"id": f"{one.item.id}{part}{group}", "prompt": prompt if isinstance(prompt, str) else list(prompt)}
+    return {"id": f"{one.item.id}{part}{group}", "prompt": plain_prompt(prompt)}
 
 
 def _votes_column(settings: Export) -> str:
@@ -455,6 +444,18 @@ def _add(
     else:
         found.num_ties += is_tie
         found.rows.append(row)
+
+
+_NAMELESS = ("id", "item", "source", "group", "comment")
+"""Columns of text in which a name may stand, beside the reason of a skip. Prompts, completions and what was written are
+data to train on, and attributes and labels are words of the task."""
+
+
+def _finish(found: Exported, nameless: Names) -> None:
+    for row in found.rows:
+        row |= {name: nameless.text(row[name]) for name in _NAMELESS if row.get(name)}
+    _name_apart(found.rows)
+    _as_messages(found)
 
 
 def _name_apart(rows: Sequence[Row]) -> None:

@@ -65,8 +65,7 @@ def score(judgement: Judgement, gold: Judgement, item: Item) -> float | None:
 
 def _order(ranking: Ranking) -> list[int]:
     """Of each two completions whether the first is ahead (1), behind (-1) or tied (0)."""
-    place = {k: number for number, tied in enumerate(ranking) for k in tied}
-    return [(place[a] < place[b]) - (place[a] > place[b]) for a, b in combinations(range(len(place)), 2)]
+    return [(a < b) - (a > b) for a, b in combinations(agreement.mean_ranks(ranking), 2)]
 
 
 def _marked(spans: Sequence[Span], item: Item) -> set[tuple[int, int]]:

@@ -15,6 +15,8 @@ from typing import Any
 from rlvr.columns import columns_of, is_empty
 from rlvr.errors import DataError
 from rlvr.feedback.imports import (
+    FILE,
+    THUMBS,
     TIE_WORDS,
     Entry,
     Found,
@@ -29,7 +31,7 @@ from rlvr.feedback.imports import (
 )
 from rlvr.feedback.records import ATTRIBUTES, Judgement, Mode
 from rlvr.preference_labels import ATTRIBUTES as KNOWN_ATTRIBUTES
-from rlvr.preference_labels import number, text_in
+from rlvr.preference_labels import as_text, number, text_in
 from rlvr.preferences import LOADERS, kind_of
 from rlvr.reward_settings import Data, PreferenceData
 from rlvr.rows import BadRow, Row, as_plain, kind, parsed
@@ -68,6 +70,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
 }
 _MOST_VOTES = 1000
 """Of a row: each becomes an answer."""
+_MOST_SECONDS = 366 * 24 * 3600
 _MOST_OF_NAME = 90
 """Characters, so that a vote's number fits behind them."""
 _OURS = (*_ALIASES["choice"], *_ALIASES["text"], *_ALIASES["annotator"], "thumb", "thumbs", "spans", "skipped", "skip")
@@ -75,6 +78,9 @@ _OURS = (*_ALIASES["choice"], *_ALIASES["text"], *_ALIASES["annotator"], "thumb"
 _NUMBERED = re.compile(
     r"(completion|response|answer|output|reply|generation|candidate)[ _-]?([a-z]|[0-9]+)", re.IGNORECASE
 )
+_SAME = ("id", "prompt", "completion", "completions", "chosen", "rejected", "order", "label", "source")
+_OF_DATA_SETS = dict(zip(_SAME, _SAME, strict=True)) | {"ratings": "scores"}
+"""Our words: those of PreferenceData.columns."""
 _ATTRIBUTES = tuple(dict.fromkeys((*ATTRIBUTES, *KNOWN_ATTRIBUTES)))
 
 
@@ -179,8 +185,8 @@ def _prompt(row: _Fields) -> tuple[Prompt, str | None]:
 
 def _seconds(value: Any) -> float:
     seconds = 0.0 if value is None else number(value, "seconds")
-    if seconds < 0:
-        raise BadRow(f"seconds must be >= 0, got {seconds:g}")
+    if not 0 <= seconds <= _MOST_SECONDS:
+        raise BadRow(f"seconds must be from 0 to {_MOST_SECONDS} (a year), got {seconds:g}")
     return seconds
 
 
@@ -190,30 +196,22 @@ def _completions(row: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if chosen is not None or rejected is not None:
         if chosen is None or rejected is None:
             raise BadRow("chosen needs rejected, and rejected chosen")
-        return (_text(chosen, "chosen"), _text(rejected, "rejected")), ("chosen", "rejected")
+        return (as_text(chosen, "chosen"), as_text(rejected, "rejected")), ("chosen", "rejected")
     names = row.reading.named("completions")
     if len(names) > 1 or (not names and len(_numbered(row.all)) > 1):
         names = names or tuple(_numbered(row.all))
         names = tuple(name for name in names if not is_empty(row.all.get(name)))
         row.used.update(names)
-        return tuple(_text(row.all[name], name) for name in names), names
+        return tuple(as_text(row.all[name], name) for name in names), names
     several = row.get("completions")
     if several is not None:
         items = parsed(several)
         if not isinstance(items, (list, tuple)):
             raise BadRow(f"completions must be a list, got {kind(items)}")
-        texts = tuple(_text(text_in(item), f"completions[{k}]") for k, item in enumerate(items))
+        texts = tuple(as_text(text_in(item), f"completions[{k}]") for k, item in enumerate(items))
         return texts, tuple(str(k) for k in range(len(texts)))
     one = row.get("completion")
-    return ((_text(one, "completion"),), ("completion",)) if one is not None else ((), ())
-
-
-def _text(value: Any, what: str) -> str:
-    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], Mapping):
-        value = value[0].get("content")  # one assistant's message
-    if not isinstance(value, str):
-        raise BadRow(f"{what} must be text, got {kind(value)}")
-    return value
+    return ((as_text(one, "completion"),), ("completion",)) if one is not None else ((), ())
 
 
 def _judgements(
@@ -240,7 +238,8 @@ def _judgements(
     if label is not None:
         is_good = thumb(label)
         if is_good is None:
-            raise BadRow(f"label must be true or false, up or down, got {str(label)[:40]!r}")
+            known = ", ".join("/".join(pair) for pair in THUMBS)
+            raise BadRow(f"label must be one of {known}, got {str(label)[:40]!r}")
         if num != 1:
             raise BadRow(f"a thumb is of one completion, and the row has {num}")
         found.append(("thumbs", completions, Judgement(thumbs={"0": is_good})))
@@ -248,7 +247,7 @@ def _judgements(
     if ratings:
         found.append(("rate", completions, Judgement(ratings=ratings)))
     if text is not None:
-        found.append(("write", completions[:1] if num == 1 else (), Judgement(text=_text(text, "edit"))))
+        found.append(("write", completions[:1] if num == 1 else (), Judgement(text=as_text(text, "edit"))))
     if spans is not None:
         found.append(("spans", completions, Judgement(spans=read_spans(parsed(spans), num))))
     return found
@@ -322,17 +321,20 @@ def read_trl(path: Path, reading: Reading) -> Found:
     Who gave the votes of a row is not known, so each is somebody's who said nothing else.
     """
     for word in reading.columns:
-        if word not in ("id", "prompt", "completion", "completions", "chosen", "rejected", "order", "label", "source"):
-            raise DataError(f"--column {word}: rows of a data set have none; --from jsonl reads rows of judgements")
-    columns: Any = {word: names[0] for word, names in reading.columns.items()}
+        if word not in _OF_DATA_SETS:
+            raise DataError(
+                f"--column {word}: rows of a data set have none (they have {', '.join(_OF_DATA_SETS)}); --from jsonl "
+                "reads rows of judgements"
+            )
+    columns: Any = {_OF_DATA_SETS[word]: names[0] for word, names in reading.columns.items()}
     data = PreferenceData(path=str(path), columns=columns, on_bad_row="skip")
     found = Found()
     try:
-        shape = kind_of(data, setting="FILE")
-    except DataError as error:
+        shape = kind_of(data, setting=FILE)
+    except DataError:
         if not _is_demonstrations(path, columns):
-            raise DataError(str(error).replace("FILE.path: ", "").replace("FILE.columns.", "--column ")) from error
-        written = load_demonstrations(Data(path=str(path), columns=columns, on_bad_row="skip"), setting="FILE")
+            raise
+        written = load_demonstrations(Data(path=str(path), columns=columns, on_bad_row="skip"), setting=FILE)
         found.num_rows, found.bad = len(written.rows) + written.num_bad, list(written.bad)
         for row in written.rows:
             entry = _entry(row.id, row.prompt, (), "write", Judgement(text=row.completion), reading, path.stem)
@@ -342,7 +344,7 @@ def read_trl(path: Path, reading: Reading) -> Found:
         raise DataError(
             f"{path} holds lists of right and wrong completions, which nobody's choice is; train on it as it is"
         )
-    loaded = LOADERS[shape](data, setting="FILE")
+    loaded = LOADERS[shape](data, setting=FILE)
     found.num_rows, found.bad = len(loaded.rows) + loaded.num_bad, list(loaded.bad)
     for row in loaded.rows:
         if isinstance(row, Preference) and sum(row.votes.values()) > _MOST_VOTES:
@@ -354,7 +356,7 @@ def read_trl(path: Path, reading: Reading) -> Found:
 
 def _is_demonstrations(path: Path, columns: Any) -> bool:
     try:
-        rows = load_demonstrations(Data(path=str(path), columns=columns, on_bad_row="skip"), setting="FILE").rows
+        rows = load_demonstrations(Data(path=str(path), columns=columns, on_bad_row="skip"), setting=FILE).rows
     except (DataError, ValueError):
         return False
     return all(row.prompt for row in rows)

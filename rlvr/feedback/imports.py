@@ -7,6 +7,7 @@ file twice adds nothing, and what is said of the same texts in two files meets i
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from rlvr.errors import DataError, near
 from rlvr.feedback.checks import item_problem, judgement_problem, name_problem
 from rlvr.feedback.records import Answer, Item, Judgement, Mode, Ranking, Span
 from rlvr.reward_settings import Rows
-from rlvr.rows import SUFFIXES, BadRow, kind, parsed, read_rows
+from rlvr.rows import SUFFIXES, Argument, BadRow, kind, parsed, read_rows
 from rlvr.tasks import NUM_SHOWN, bad_rows_message
 from rlvr.types import Prompt
 
@@ -30,8 +31,12 @@ if TYPE_CHECKING:
 
 From = Literal["auto", "csv", "jsonl", "argilla", "label-studio", "trl"]
 FORMATS: tuple[From, ...] = get_args(From)
-GOOD_WORDS = {"true", "1", "1.0", "up", "+1", "good", "yes", "y", "like", "liked", "positive", "accept", "👍"}
-BAD_WORDS = {"false", "0", "0.0", "down", "-1", "bad", "no", "n", "dislike", "disliked", "negative", "reject", "👎"}
+THUMBS = (
+    *(("true", "false"), ("yes", "no"), ("y", "n"), ("good", "bad"), ("up", "down"), ("like", "dislike")),
+    *(("1", "0"), ("+1", "-1"), ("👍", "👎"), ("liked", "disliked")),
+    *(("positive", "negative"), ("correct", "incorrect"), ("accept", "reject"), ("accepted", "rejected")),
+)
+"""Words for good and for bad, in any case."""
 TIE_WORDS = {"tie", "tied", "equal", "same", "both", "neither", "none", "draw", "no preference"}
 PROMPT_FIELDS = (*PROMPT_COLUMNS, "context", "input", "messages", "conversation", "chat", "history")
 COMMENT_NAMES = ("comment", "comments", "rationale", "explanation", "feedback", "notes", "note")
@@ -40,6 +45,9 @@ WORDS = (
     *("spans", "skipped", "annotator", "seconds", "group", "comment", "source", "ignore"),
 )
 """What --column gives a column, field or question to."""
+FILE = Argument("FILE", columns="--column", on_bad_row="--on-bad-row skip")
+_MOST_LOOKED_AT = 1000
+"""Rows to tell by what a file is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +101,14 @@ class Found:
         self.bad.append(f"{where}: {why}")
 
 
-def import_file(store: Store, path: Path, reading: Reading) -> dict[str, Any]:
-    """Add what a file holds; figures of it. DataError as load(): nothing is added then."""
-    found, items, answers = load(path, reading, store.items())
+Loaded = tuple[Found, list[Item], list[Answer]]
+"""(what a file holds, items that are not among those of the database, answers)"""
+
+
+def import_file(store: Store, path: Path, reading: Reading, loaded: Loaded | None = None) -> dict[str, Any]:
+    """Add what a file holds; figures of it. loaded: by load(), where the database is empty. DataError as load():
+    nothing is added then."""
+    found, items, answers = loaded or load(path, reading, store.items())
     num_items, num_answers = store.add(items, answers, is_asked=False)
     return {
         "file": str(path),
@@ -108,8 +121,8 @@ def import_file(store: Store, path: Path, reading: Reading) -> dict[str, Any]:
     }
 
 
-def load(path: Path, reading: Reading, items: Iterable[Item]) -> tuple[Found, list[Item], list[Answer]]:
-    """(what a file holds, items that are not among those of the database, answers).
+def load(path: Path, reading: Reading, items: Iterable[Item]) -> Loaded:
+    """What a file holds, as items and answers to them; `items`: those of the database.
 
     DataError: all rows that cannot be used, in one message, unless bad rows are skipped; no such file, no rows.
     """
@@ -137,10 +150,12 @@ def read(path: Path, reading: Reading) -> Found:
     from rlvr.feedback import import_argilla, import_label_studio, import_rows
 
     check_file(path)
-    records = list(_records(path))
+    records = _records(path)
     form = reading.form
     if form == "auto":
-        form = _form_of([value for _, value in records if isinstance(value, Mapping)])
+        head = list(itertools.islice(records, _MOST_LOOKED_AT))
+        form = _form_of([value for _, value in head if isinstance(value, Mapping)])
+        records = itertools.chain(head, records)
     if form == "argilla":
         return import_argilla.read(records, reading, path.stem)
     if form == "label-studio":
@@ -165,7 +180,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         return
     if not path.is_dir() and path.suffix not in SUFFIXES:
         raise DataError(f"{path}: must end in {' '.join(SUFFIXES)}, or be a folder of such files")
-    for row in read_rows(Rows(path=str(path)), "FILE"):
+    for row in read_rows(Rows(path=str(path)), FILE):
         yield row.where, row.fields
 
 
@@ -341,10 +356,16 @@ def match(name: str, known: Iterable[str]) -> str | None:
     return ending[0] if len(ending) == 1 else None
 
 
+_GOOD, _BAD = (frozenset(words) for words in zip(*THUMBS, strict=True))
+_SKIN = re.compile("[\\U0001f3fb-\\U0001f3ff\\ufe0f]")
+"""Colours of a thumb, and the sign that says it is a picture."""
+
+
 def thumb(value: Any) -> bool | None:
-    """Good or bad, in any of the usual words; None: neither."""
-    word = str(value).strip().lower()
-    return True if word in GOOD_WORDS else False if word in BAD_WORDS else None
+    """Good or bad, in any of the usual words (THUMBS); None: neither."""
+    word = _SKIN.sub("", str(value)).strip().lower().strip(":")
+    word = re.sub(r"^thumbs?[ _-]?(up|down)$", r"\1", word).removesuffix(".0")  # reactions; tables of numbers
+    return True if word in _GOOD else False if word in _BAD else None
 
 
 def ranked(places: Sequence[Sequence[int]]) -> Ranking:

@@ -41,7 +41,8 @@ def _events(store: Store, told: dict[str, dict[str, Any]]) -> Iterator[str]:
         if _hash(row) != hash:
             yield f"{_name(store, row)} was changed: its hash is another"
         if row[_PLACE["kind"]] == "item":
-            with contextlib.suppress(ValueError, TypeError, AttributeError):  # a changed one has been told of above
+            # a changed one has been told of above
+            with contextlib.suppress(ValueError, TypeError, AttributeError, RecursionError):
                 told[row[_PLACE["item"]]] = dict(json.loads(row[_PLACE["body"]]))
         last, before = sequence, hash
     noted = (store.meta("head") or "0").split()[0]

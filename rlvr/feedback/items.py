@@ -51,7 +51,7 @@ def load_items(
 
 
 def load_golds(
-    data: PreferenceData, items: Sequence[Item], *, mode: AskedMode, attributes: Sequence[str]
+    data: PreferenceData, items: Sequence[Item], *, mode: AskedMode, attributes: Sequence[str], setting: str = "data"
 ) -> list[Item]:
     """The items with what a file of known answers says: its rows are {id, gold} of one of them, or items with a gold.
 
@@ -65,12 +65,12 @@ def load_golds(
             raise BadRow(f"no gold (has: {', '.join(map(str, fields))})")
         id, column = id_of(row, fields, data)
         if set(fields) - {column, "gold"}:
-            return [_item(row, data, mode, tuple(attributes), "data")]
+            return [_item(row, data, mode, tuple(attributes), setting)]
         if id not in by_id:
             raise BadRow(f"there is no item {id!r} to which that gold belongs; {near(id, by_id)}give its row in full")
         return [_checked(dataclasses.replace(by_id[id], gold=read_gold(fields["gold"], by_id[id])))]
 
-    golds = {item.id: item for item in collect(data, "data", build).rows}
+    golds = {item.id: item for item in collect(data, setting, build).rows}
     for id, item in golds.items():
         if id in by_id and dataclasses.replace(by_id[id], gold=item.gold, info=item.info) != item:
             raise DataError(f"{data.path}: item {id!r} is there with other content; give only its id and gold")
@@ -177,7 +177,7 @@ def _texts(
         items = parsed(several[1])
         if not isinstance(items, (list, tuple)):
             raise BadRow(f"{several[0]} must be a list of completions, got {kind(several[1])}")
-        texts = _completions([text_in(item) for item in items], several[0])
+        texts = _completions([text_in(item) for item in items], several[0], may_be_empty=True)
         return read_prompt(fields, data, setting), texts, used | {several[0]}
     if not is_empty(fields.get("draft")):
         return read_prompt(fields, data, setting), _completions([fields["draft"]], "draft"), used | {"draft"}
@@ -213,9 +213,13 @@ def _pair(
     return (pair[0], pair[1]), (fields[pair[0]], fields[pair[1]])
 
 
-def _completions(values: Sequence[Any], column: str) -> tuple[str, ...]:
+def _completions(values: Sequence[Any], column: str, *, may_be_empty: bool = False) -> tuple[str, ...]:
+    """may_be_empty: a model that wrote nothing has answered too."""
     name = (lambda k: column) if len(values) == 1 else (lambda k: f"{column}[{k}]")
-    return tuple(completion(value, name(k)) for k, value in enumerate(values))
+    return tuple(
+        value if may_be_empty and isinstance(value, str) and not value.strip() else completion(value, name(k))
+        for k, value in enumerate(values)
+    )
 
 
 def _own_mode(fields: Mapping[str, Any]) -> Mode | None:
@@ -238,7 +242,13 @@ def _own_attributes(fields: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _info(fields: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
-    plain = {str(name): as_plain(value) for name, value in fields.items() if name not in used}
+    plain: dict[str, Any] = {}
+    for name, value in fields.items():
+        if name not in used:
+            try:
+                plain[str(name)] = as_plain(value)
+            except BadRow as error:
+                raise BadRow(f"column {str(name)[:80]!r} is {error}") from None
     return {name: value for name, value in plain.items() if value is not NOT_PLAIN and value is not None}
 
 
@@ -251,7 +261,10 @@ def _has(fields: Mapping[str, Any]) -> str:
 
 def _plain_gold(value: Any) -> Any:
     """CSV holds numbers and truth values as text too."""
-    value = parsed(as_plain(value))
+    try:
+        value = parsed(as_plain(value))
+    except BadRow as error:
+        raise BadRow(f"gold is {error}") from None
     if isinstance(value, str):
         text = value.strip().lower()
         if text in ("true", "false"):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rlvr.feedback.records import Item
     from rlvr.feedback.server import Ready
 
+_OPTIONS = {"columns": "--column", "on_bad_row": "--skip-bad", "source": "--source", "split": "--split"}
+"""By the names that recipes have for them."""
+_FILE_ENDS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".md", ".yaml", ".yml")
 _EXAMPLE = "Example: rlvr label samples.jsonl --db labels.db --annotators alice,bob --per-item 2"
 
 
@@ -59,7 +62,7 @@ def label(
     ] = 15.0,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="WORD=COLUMN", help="Our word: their column, as data.columns; repeat it."),
+        typer.Option(metavar="WORD=COLUMN", help="Our word: their column, such as prompt=question; repeat it."),
     ] = None,
     source: Annotated[str, typer.Option(help="What FILE names: file, hub or generator.")] = "file",
     split: Annotated[str, typer.Option(help="Of a Hugging Face data set.")] = "train",
@@ -82,6 +85,9 @@ def label(
     if db is None:
         raise SettingsError("label needs --db DB, the database that answers go to (it is made if need be)")
     people = _annotators(annotators) if annotators is not None else {}
+    if people and per_item > len(people):
+        said = f"--per-item {per_item}, and --annotators names {len(people)}: no item gets more answers than that"
+        typer.echo(f"rlvr label: {said}", err=True)
     _check_share("--repeat", repeat)
     _check_share("--gold-share", gold_share)
     if not 0 < lease_minutes < 1e6:
@@ -98,10 +104,14 @@ def label(
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     address = Address(host=host, port=port, allow_remote=allow_remote, allowed_hosts=tuple(allow_host or ()))
     groups = {name: group for name, group in people.items() if group}
-    serve(db, items, address, plan, settings, lambda ready: _tell(ready, db, as_json), groups=groups)
+    serve(db, items, address, plan, settings, lambda ready: _tell(ready, db, as_json, annotators), groups=groups)
 
 
-def _tell(ready: Ready, db: Path, as_json: bool) -> None:
+def _tell(ready: Ready, db: Path, as_json: bool, annotators: str | None) -> None:
+    if annotators is None and len(ready.links) > (ready.owner in ready.links.values()):
+        typer.echo(
+            "rlvr label: the links are of an earlier start's --annotators, which names others if given", err=True
+        )
     if as_json:
         port = int(ready.url.rpartition(":")[2])
         told = {"url": ready.url, "port": port, "links": ready.links, "owner": ready.owner, "items": ready.num_items}
@@ -120,6 +130,7 @@ def _items(
 ) -> list[Item] | None:
     """Of FILE and --gold; None where neither is given."""
     from rlvr.feedback import items
+    from rlvr.rows import Argument
 
     if mode not in items.ASKED_MODES:
         known = items.ASKED_MODES
@@ -127,15 +138,25 @@ def _items(
     chosen: Any = mode
     rows: list[Item] = []
     if file is not None:
-        loaded = items.load_items(_data(file, given), mode=chosen, attributes=attributes)
+        asked = Argument("FILE", **_OPTIONS)
+        loaded = items.load_items(_data(file, given), mode=chosen, attributes=attributes, setting=asked)
         rows = loaded.rows
+        num_thumbs = sum(item.mode == "thumbs" and len(item.completions) == 1 for item in rows)
+        if mode == "auto" and num_thumbs:
+            typer.echo(
+                f"rlvr label: {num_thumbs} of {len(rows)} items are thumbs (good or bad): one answer each; "
+                "--attributes has one answer rated",
+                err=True,
+            )
         if loaded.num_bad:
             typer.echo(f"rlvr label: {loaded.num_bad} bad rows left out, the first: {loaded.bad[0]}", err=True)
     if gold is not None:
         # with golds alone FILE's items would be asked without them if they were there before
         if file is None:
             raise SettingsError("--gold goes with FILE, whose items it knows the answers of")
-        rows = items.load_golds(_data(gold, {**given, "source": "file"}), rows, mode=chosen, attributes=attributes)
+        known = Argument("--gold FILE", **{name: _OPTIONS[name] for name in ("columns", "on_bad_row")})
+        data = _data(gold, {**given, "source": "file"})
+        rows = items.load_golds(data, rows, mode=chosen, attributes=attributes, setting=known)
     return rows if file is not None else None
 
 
@@ -175,6 +196,8 @@ def _annotators(text: str) -> dict[str, str]:
     if os.path.isfile(text):  # unlike Path's, False also where a list of names is too long for a file's
         lines = [line.partition(",") for line in _text(Path(text)).splitlines() if line.strip()]
         pairs = [(name.strip(), group.strip()) for name, _, group in lines]
+    elif "," not in text and (os.sep in text or text.lower().endswith(_FILE_ENDS)):
+        raise SettingsError(f"--annotators {text[:200]}: no such file (seen from {Path.cwd()}); names are as alice,bob")
     else:
         pairs = [(name, "") for name in _names(text, "--annotators")]
     for name, group in pairs:

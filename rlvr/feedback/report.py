@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlvr.feedback.habits import FEW
+
 _MOST_PEOPLE = 20
 _MOST_DISPUTED = 8
 _LONGEST = 24
+_LEAST_DISPUTE = 0.005
+"""Less would be shown as 0.00."""
 
 
 def report(statistics: Mapping[str, Any]) -> str:
@@ -58,17 +62,18 @@ def _people(statistics: Mapping[str, Any]) -> list[str]:
     lines = [
         f"People, to be looked at first. reliable: share right by Dawid and Skene{own}, 0.5 is guessing; gold: share",
         "right; flips: share of repeats judged otherwise; same: share of others' votes; first: log odds for what is",
-        "shown first; s: median seconds; fast: share too fast to have read",
+        f"shown first; s: median seconds; fast: share too fast to have read (these: of {FEW} answers and more)",
         f"  {'':<{_LONGEST}}  answers  reliable            gold  flips   same  first      s   fast",
     ]
     for row in order[:_MOST_PEOPLE]:
+        position, hurried = (of if (of := row[key]) and of["n"] >= FEW else None for key in ("position", "too_fast"))
         reliability = row["reliability"] or row["reliability_thumbs"]
         lines.append(
             f"  {_cut(row['name']):<{_LONGEST}} {row['answers']:8}  "
             f"{_number(reliability and reliability['value'])} {_between(reliability):<14}"
             f"{_number(_value(row['gold'])):>6} {_number(_value(row['repeats'])):>6} "
-            f"{_number(_value(row['agreement'])):>6} {_number(_value(row['position']), '+.2f'):>6} "
-            f"{_number(row['median_seconds'], '.1f'):>6} {_number(_value(row['too_fast'])):>6}"
+            f"{_number(_value(row['agreement'])):>6} {_number(_value(position), '+.2f'):>6} "
+            f"{_number(row['median_seconds'], '.1f'):>6} {_number(_value(hurried)):>6}"
             + (f"  {'; '.join(row['flags'])}" if row["flags"] else "")
         )
     if len(order) > _MOST_PEOPLE:
@@ -77,7 +82,7 @@ def _people(statistics: Mapping[str, Any]) -> list[str]:
 
 
 def _disputed(statistics: Mapping[str, Any]) -> list[str]:
-    disputed = statistics["disputed"]
+    disputed = [row for row in statistics["disputed"] if row["dispute"] >= _LEAST_DISPUTE]
     if not disputed:
         return []
     lines = [f"Disputed items, most first (dispute: bits that are not known of the better one; {len(disputed)} listed)"]
@@ -113,7 +118,7 @@ def _groups(statistics: Mapping[str, Any]) -> list[str]:
 
 
 def _number(value: float | None, form: str = ".2f") -> str:
-    return "-" if value is None else format(value, form)
+    return "-" if value is None else format(value, form).replace("-0.00", "0.00")
 
 
 def _between(row: Mapping[str, Any] | None) -> str:

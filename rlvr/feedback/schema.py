@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlvr.feedback.records import Answer, Item, Judgement, Span
-from rlvr.types import Message, Prompt
+from rlvr.types import Message, Prompt, plain_prompt
 
 APPLICATION = 0x726C7672
 """SQLite's application_id of our files: "rlvr"."""
@@ -53,6 +53,14 @@ _ROW = json.JSONEncoder(allow_nan=False)
 _TEXT = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 Kind = Literal["item", "answer", "undo", "late", "group", "guideline"]
+_MOST_LEVELS = 150
+"""Of lists and objects within each other: rows of files have at most 100."""
+BROKEN = (ValueError, TypeError, KeyError, AttributeError)
+"""What reading raises where somebody changed the text by other means."""
+_TYPES: Mapping[str, Any] = {"sequence": int, "item": (str, type(None)), "showing": int, "seconds": (int, float)}
+"""Of the columns that are no texts."""
+_TEXTS = ("group", "comment", "source", "text")
+"""Of the body, where they are there."""
 COLUMNS = "sequence uuid kind annotator item showing body shown seconds at app guideline before hash"
 
 
@@ -96,15 +104,24 @@ def event_hash(row: tuple[Any, ...]) -> str:
 
 
 def event_of(row: tuple[Any, ...]) -> Event:
-    """A row of events in the order of COLUMNS."""
+    """A row of events in the order of COLUMNS. One of BROKEN: it is not as we write them."""
     fields = dict(zip(COLUMNS.split(), row, strict=True))
-    return Event(**{**fields, "body": json.loads(fields["body"]), "shown": tuple(json.loads(fields["shown"]))})
+    for name, value in fields.items():
+        if not isinstance(value, _TYPES.get(name, str)):
+            raise ValueError(f"{name} is {type(value).__name__}")
+    body, shown = from_text(fields["body"], "body"), from_text(fields["shown"], "shown")
+    if not isinstance(body, dict) or any(not isinstance(body.get(name, ""), str) for name in _TEXTS):
+        raise ValueError("body is JSON of another shape than ours")
+    if not isinstance(shown, list) or any(type(index) is not int for index in shown):
+        raise ValueError("shown is no list of indices")
+    return Event(**{**fields, "body": body, "shown": tuple(shown)})
 
 
 def answer_of(event: Event) -> Answer:
-    """What an event of kind answer or late says."""
+    """What an event of kind answer or late says. One of BROKEN: nothing that we write."""
     body = event.body
-    assert event.item is not None
+    if event.item is None:
+        raise ValueError("an answer to no item")
     return Answer(
         item=event.item,
         annotator=event.annotator,
@@ -131,11 +148,36 @@ def to_text(value: Any) -> str:
     return _TEXT.encode(value)
 
 
+def from_text(text: Any, what: str) -> Any:
+    """What to_text() wrote. ValueError: no text, no JSON, or nested deeper than anything of ours."""
+    if not isinstance(text, str):
+        raise ValueError(f"{what} is no text")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{what} is JSON that is nested too deep") from None
+    except ValueError as error:
+        raise ValueError(f"{what} is no JSON ({error})") from None
+    if text.count("[") + text.count("{") <= _MOST_LEVELS:  # nearly always
+        return value
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        level = [
+            part
+            for one in level
+            if isinstance(one, (dict, list))
+            for part in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"{what} is JSON that is nested too deep")
+
+
 def item_json(item: Item) -> dict[str, Any]:
     """Plain data; fields that are empty are left out."""
     plain = {
         "id": item.id,
-        "prompt": item.prompt if isinstance(item.prompt, str) else [dict(turn) for turn in item.prompt],
+        "prompt": plain_prompt(item.prompt),
         "completions": list(item.completions),
         "mode": item.mode,
         "attributes": list(item.attributes),
@@ -147,7 +189,7 @@ def item_json(item: Item) -> dict[str, Any]:
 
 
 def item_of(plain: Mapping[str, Any]) -> Item:
-    """From what item_json() makes."""
+    """From what item_json() makes. One of BROKEN: it is none of that."""
     prompt: Prompt = plain["prompt"]
     if not isinstance(prompt, str):
         prompt = tuple(Message(role=turn["role"], content=turn["content"]) for turn in prompt)

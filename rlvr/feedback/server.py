@@ -73,6 +73,7 @@ def serve(
             if items is not None:
                 store.add_items(items)
             _note(store, settings.guideline, groups or {})
+            settings = replace(settings, names=_people(store, settings.names))
             board = Board(store.keyed("order"), plan)
             fill_board(board, store)
             if not board.num_items:
@@ -116,6 +117,14 @@ def _note(store: Store, guideline: str | None, groups: dict[str, str]) -> None:
     if not any(event.kind == "guideline" and event.guideline == key for event in store.events()):
         body = {"text": guideline}
         store.append([Draft(uuid=str(uuid.uuid4()), kind="guideline", body=body, guideline=key)])
+
+
+def _people(store: Store, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those who are named, else those of an earlier start: a link that all share would let each answer for another."""
+    before = store.meta("annotators") or ""
+    if names and "\n".join(names) != before:
+        store.set_meta("annotators", "\n".join(names))
+    return names or tuple(before.split("\n") if before else ())
 
 
 def _hosts(address: Address, is_loopback: bool) -> frozenset[str]:

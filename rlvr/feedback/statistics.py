@@ -239,7 +239,7 @@ def _people(
 def _reliability(
     votes: Votes, told: Consensus, groups: Sequence[str], *, symmetric: bool, is_apart: bool
 ) -> dict[int, dict[str, Any]]:
-    found = _of_consensus(told)
+    found = _of_consensus(votes, told)
     for group in set(groups) - {""} if is_apart else ():
         member_A = np.array([other == group for other in groups])
         chosen = member_A[votes.person_V]
@@ -251,16 +251,20 @@ def _reliability(
             sides_N2=votes.sides_N2,
             gold_N=votes.gold_N,
         )
-        found |= _of_consensus(consensus(own, len(groups), symmetric=symmetric))
+        found |= _of_consensus(own, consensus(own, len(groups), symmetric=symmetric))
     return found
 
 
-def _of_consensus(told: Consensus) -> dict[int, dict[str, Any]]:
+def _of_consensus(votes: Votes, told: Consensus) -> dict[int, dict[str, Any]]:
+    """Of those whose votes name a side where gold or somebody else does; all else is what everybody is taken for."""
+    named_V, has_gold_N = votes.label_V < TIE, (votes.gold_N >= 0) & (votes.gold_N < TIE)  # thumbs have no TIE
+    num_N = np.bincount(votes.question_V, named_V, minlength=votes.num_questions) + has_gold_N
+    known = set(votes.person_V[named_V & (num_N[votes.question_V] > 1)].tolist())
     rows = zip(told.reliability_A, told.low_A, told.high_A, told.num_A, strict=True)
     return {
         p: {"value": float(value), "low": float(low), "high": float(high), "n": int(n)}
         for p, (value, low, high, n) in enumerate(rows)
-        if n
+        if p in known
     }
 
 
@@ -315,8 +319,7 @@ def _disputed(
     for (votes, told), words in ((compared, ("first", "second", "tie")), (thumbed, ("bad", "good"))):
         counts_NC = label_counts(votes, len(words))
         probability_N = probability_of_first(told) if len(words) == 3 else told.posterior_NC[:, 1]
-        split_N = (counts_NC.max(axis=1, initial=0) < counts_NC.sum(axis=1)) | (counts_NC[:, TIE:].sum(axis=1) > 0)
-        for q in np.flatnonzero(split_N & (counts_NC.sum(axis=1) > 1)):
+        for q in np.flatnonzero(counts_NC.max(axis=1, initial=0) < counts_NC.sum(axis=1)):
             i, sides = int(votes.item_N[q]), [int(k) for k in votes.sides_N2[q]]
             disputes[i].append(_entropy(float(probability_N[q])))
             votes_of[i].append(

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import hashlib
 import hmac
 import json
@@ -29,15 +27,16 @@ from rlvr.errors import DataError, DiskError
 from rlvr.failpoints import failpoint
 from rlvr.feedback import schema
 from rlvr.feedback.checks import item_problem, judgement_problem, name_problem, text_problem
+from rlvr.feedback.connection import as_ours, connect, take_lock
 from rlvr.feedback.records import Answer, Item
 from rlvr.feedback.schema import COLUMNS, Draft, Event, to_text
 
-_BUSY_MS = 10_000
 _Place = tuple[str | None, str, int]
 """(item, annotator, showing): one judgement of them stands."""
 _SECRET = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[\w-]{43}", re.ASCII)
-_SELECT = f"SELECT {', '.join(COLUMNS.split())} FROM"
+_SELECT = f"SELECT {', '.join(f'e.{name}' for name in COLUMNS.split())}, i.body FROM"
+_WITH_ITEM = "AS e LEFT JOIN items AS i ON i.id = e.item"
 _INSERT = f"INSERT INTO events ({', '.join(COLUMNS.split())}) VALUES ({', '.join('?' * len(COLUMNS.split()))})"
 
 
@@ -50,7 +49,7 @@ class Store:
         self._lock = lock
         """Descriptor of FILE.lock; None for readers."""
         self._mutex = threading.RLock()
-        self._connection = _connect(path, readonly=readonly)
+        self._connection = connect(path, readonly=readonly)
         self._secret = b""
 
     @classmethod
@@ -67,7 +66,7 @@ class Store:
                 raise _none_there(path)
         except OSError as error:  # a name that is too long, a folder that may not be looked into
             raise DataError(f"{path}: {error.strerror}") from None
-        lock = None if readonly else _take_lock(path)
+        lock = None if readonly else take_lock(path)
         try:
             if not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds the token of who may label
@@ -82,7 +81,7 @@ class Store:
             if lock is not None:
                 os.close(lock)
             if isinstance(error, sqlite3.Error):
-                raise _as_ours(error, path) from error
+                raise as_ours(error, path) from error
             if isinstance(error, OSError) and not isinstance(error, DiskError):
                 raise DiskError(f"{path}: {error.strerror}") from None
             raise
@@ -111,22 +110,21 @@ class Store:
         return self.add(items, (), is_asked=is_asked)[0]
 
     def items(self) -> Iterator[Item]:
-        """All, in the order in which they were added."""
-        for (body,) in self.read_rows("SELECT body FROM items ORDER BY number"):
-            yield schema.item_of(json.loads(body))
+        """All, in the order in which they were added. DataError, as of all that reads: one is not as it was written."""
+        for id, body in self.read_rows("SELECT id, body FROM items ORDER BY number"):
+            yield self._item_of(id, body)
 
     def asked(self) -> Iterator[Item]:
         """Those that people are asked on the page."""
-        for (body,) in self.read_rows("SELECT body FROM items WHERE is_asked ORDER BY number"):
-            yield schema.item_of(json.loads(body))
+        for id, body in self.read_rows("SELECT id, body FROM items WHERE is_asked ORDER BY number"):
+            yield self._item_of(id, body)
 
     def item(self, id: str) -> Item:
         """DataError: there is none of that id."""
-        with self._mutex:
-            found = self._connection.execute("SELECT body FROM items WHERE id = ?", (id,)).fetchall()
+        found = self._found("SELECT body FROM items WHERE id = ?", id)
         if not found:
             raise DataError(f"{self.path}: there is no item {id!r}")
-        return schema.item_of(json.loads(found[0][0]))
+        return self._item_of(id, found[0][0])
 
     # --- answers and events -------------------------------------------------------------------------------------------
 
@@ -150,13 +148,13 @@ class Store:
 
     def answers(self) -> Iterator[Answer]:
         """As they stand: the last of each person, item and showing, without what was undone, in order of events."""
-        for row in self.read_rows(f"{_SELECT} standing ORDER BY sequence"):
-            yield schema.answer_of(schema.event_of(row))
+        for row in self.read_rows(f"{_SELECT} standing {_WITH_ITEM} ORDER BY e.sequence"):
+            yield schema.answer_of(self._event_of(row))
 
     def events(self) -> Iterator[Event]:
         """All that ever happened, in order."""
-        for row in self.read_rows(f"{_SELECT} events ORDER BY sequence"):
-            yield schema.event_of(row)
+        for row in self.read_rows(f"{_SELECT} events {_WITH_ITEM} ORDER BY e.sequence"):
+            yield self._event_of(row)
 
     def append(self, drafts: Sequence[Draft]) -> list[tuple[Event, bool]]:
         """(the event, whether it is new) of each, written at once and synced; one whose uuid is there is left as is.
@@ -168,24 +166,26 @@ class Store:
 
     def event(self, uuid: str) -> Event | None:
         """The event of that uuid; None: there is none."""
-        with self._mutex:
-            found = self._connection.execute(f"{_SELECT} events WHERE uuid = ?", (uuid,)).fetchall()
-        return schema.event_of(found[0]) if found else None
+        found = self._found(f"{_SELECT} events {_WITH_ITEM} WHERE e.uuid = ?", uuid)
+        return self._event_of(found[0]) if found else None
 
     def standing(self, item: str, annotator: str, showing: int) -> Answer | None:
         """What that person's judgement of it is now; None: there is none."""
-        with self._mutex:
-            found = self._connection.execute(
-                f"{_SELECT} standing WHERE item = ? AND annotator = ? AND showing = ?", (item, annotator, showing)
-            ).fetchall()
-        return schema.answer_of(schema.event_of(found[0])) if found else None
+        where = "e.item = ? AND e.annotator = ? AND e.showing = ?"
+        found = self._found(f"{_SELECT} standing {_WITH_ITEM} WHERE {where}", item, annotator, showing)
+        return schema.answer_of(self._event_of(found[0])) if found else None
+
+    def annotators(self) -> list[str]:
+        """All who ever did anything here, also what they took back."""
+        return [name for (name,) in self.read_rows("SELECT DISTINCT annotator FROM events WHERE annotator <> ''")]
 
     def groups(self) -> dict[str, str]:
         """{annotator: group} of those who have one, the last that was said."""
         known: dict[str, str] = {}
         for name, group in self.read_rows(
             "SELECT annotator, json_extract(body, '$.group') FROM events "
-            "WHERE kind IN ('answer', 'group') AND json_extract(body, '$.group') IS NOT NULL ORDER BY sequence"
+            "WHERE kind IN ('answer', 'group') AND json_valid(body) AND json_type(body, '$.group') = 'text' "
+            "ORDER BY sequence"
         ):
             known[name] = group
         return known
@@ -218,21 +218,69 @@ class Store:
         return check_chain(self)
 
     def meta(self, name: str) -> str | None:
-        """One of the values that are kept beside the events: token, head."""
-        with self._mutex:
-            found = self._connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchall()
+        """One of the values that are kept beside the events: token, head, annotators."""
+        found = self._found("SELECT value FROM meta WHERE name = ?", name)
         return found[0][0] if found else None
+
+    def set_meta(self, name: str, value: str) -> None:
+        """Keep one of them. DiskError: it was not written."""
+        with self._mutex, self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
     def read_rows(self, query: str) -> Iterator[tuple[Any, ...]]:
         """Rows as they are at the first of them, whatever is written meanwhile."""
         # of its own: an unfinished query would hold the writer's connection to what it saw
-        with contextlib.closing(_connect(self.path, readonly=True)) as connection:
+        with contextlib.closing(connect(self.path, readonly=True)) as connection:
             try:
                 yield from connection.execute(query)
             except sqlite3.Error as error:
-                raise _as_ours(error, self.path) from error
+                raise as_ours(error, self.path) from error
 
     # --- within -------------------------------------------------------------------------------------------------------
+
+    def _found(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._mutex:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise as_ours(error, self.path) from error
+
+    def _item_of(self, id: str, body: Any) -> Item:
+        if body is None:
+            raise self._changed("items", f"id {str(id)[:80]!r}", "is not there")
+        try:
+            item = schema.item_of(schema.from_text(body, "body"))
+            problem = item_problem(item) or ("" if item.id == id else "body is that of another item")
+        except schema.BROKEN as error:
+            problem, item = str(error) if isinstance(error, ValueError) else "body is JSON of another shape", None
+        if problem or item is None:
+            raise self._changed("items", f"id {str(id)[:80]!r}", problem)
+        return item
+
+    def _event_of(self, row: tuple[Any, ...]) -> Event:
+        """A row of _SELECT: its last column is the body of the item."""
+        problem, event = "", None
+        try:
+            event = schema.event_of(row[:-1])
+            judgement = schema.answer_of(event).judgement if event.kind in ("answer", "late") else None
+        except schema.BROKEN as error:
+            problem = str(error) if isinstance(error, ValueError) else "body is JSON of another shape"
+            raise self._changed("events", f"sequence {row[0]}", problem) from error
+        if judgement is not None and event.item is not None:
+            item = self._item_of(event.item, row[-1])
+            try:
+                problem = judgement_problem(item, judgement)
+            except schema.BROKEN:
+                problem = "body is no judgement"
+            if problem:
+                raise self._changed("events", f"sequence {row[0]}", problem)
+        return event
+
+    def _changed(self, table: str, row: str, problem: str) -> DataError:
+        return DataError(
+            f"{self.path}: table {table}, row {row}: {problem[:200]}: it was changed by other means "
+            f"(rlvr feedback verify {self.path} tells what else was); take a copy of before"
+        )
 
     def _prepare(self, create: bool) -> None:
         connection = self._connection
@@ -304,7 +352,7 @@ class Store:
             found = self._connection.execute("SELECT body FROM items WHERE id = ?", (item.id,)).fetchall()
             if found:
                 if found[0][0] != body:
-                    differ = _differing(json.loads(found[0][0]), json.loads(body))
+                    differ = _differing(schema.item_json(self._item_of(item.id, found[0][0])), json.loads(body))
                     raise DataError(
                         f"{self.path}: item {item.id[:80]!r} is there with another {differ}; give this one another id"
                     )
@@ -363,15 +411,15 @@ class Store:
 
     def _last_said(self, place: _Place) -> tuple[str, str]:
         """(uuid of the last answer or undo, the judgement that stands as JSON); "" where there is none."""
-        found = self._connection.execute(
-            "SELECT uuid, kind, body FROM events WHERE item = ? AND annotator = ? AND showing = ? "
-            "AND kind IN ('answer', 'undo') ORDER BY sequence DESC LIMIT 1",
-            place,
-        ).fetchall()
+        found = self._found(
+            f"{_SELECT} events {_WITH_ITEM} WHERE e.item = ? AND e.annotator = ? AND e.showing = ? "
+            "AND e.kind IN ('answer', 'undo') ORDER BY e.sequence DESC LIMIT 1",
+            *place,
+        )
         if not found:
             return "", ""
-        uuid, kind, body = found[0]
-        return uuid, to_text(json.loads(body)["judgement"]) if kind == "answer" else ""
+        last = self._event_of(found[0])
+        return last.uuid, to_text(last.body["judgement"]) if last.kind == "answer" else ""
 
     def _append(self, drafts: Sequence[Draft]) -> list[tuple[Event, bool]]:
         sequence, before = self._whole_head()
@@ -424,60 +472,12 @@ class Store:
                     connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise _as_ours(error, self.path) from error
+            raise as_ours(error, self.path) from error
         failpoint("feedback.committed")
 
 
 def _place(draft: Draft) -> _Place:
     return draft.item, draft.annotator, draft.showing
-
-
-def _connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
-    # a URI knows %, ? and # as its own; as_uri() writes them as it has to
-    uri = path.absolute().as_uri()
-    if readonly and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-        uri += "?immutable=1"  # SQLite cannot make its -shm file here, and needs none where nobody writes
-    elif readonly:
-        uri += "?mode=ro"
-    else:
-        uri += "?mode=rw"
-    connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000, cached_statements=64
-    )
-    return connection
-
-
-def _take_lock(path: Path) -> int:
-    """Not of the database's own file: to close any descriptor of that would drop SQLite's locks."""
-    name = path.with_name(f"{path.name}.lock")
-    try:
-        descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot be written: {name.name}: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
-        os.close(descriptor)
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise DiskError(f"{path}: cannot be locked: {error.strerror}") from None
-        who = f" (process {holder})" if holder else ""
-        raise DataError(f"{path}: is in use by another rlvr{who}; end that first") from None
-    with contextlib.suppress(OSError):  # the number is for people; a full disk is told of where it matters
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
-    return descriptor
-
-
-def _as_ours(error: sqlite3.Error, path: Path) -> DataError | DiskError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return DiskError(f"{path}: no space left on the disk; nothing was written")
-    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
-        return DiskError(f"{path}: cannot be read or written ({error})")
-    if code == sqlite3.SQLITE_NOTADB:
-        return DataError(f"{path}: is no SQLite database (rlvr label FILE --db NEW makes one)")
-    return DataError(f"{path}: is damaged ({error}); take a copy of before")
 
 
 def _none_there(path: Path) -> DataError:

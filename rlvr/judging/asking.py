@@ -49,12 +49,12 @@ class Cached:
         keys = [key_of(self.identity, question) for question in questions]
         found = {} if self._cache is None else self._cache.get(list(dict.fromkeys(keys)))
         missing = {key: question for key, question in zip(keys, questions, strict=True) if key not in found}
+        self.num_asked += len(missing)
+        self.num_kept += len(questions) - len(missing)
         if missing:
             names, cache = list(missing), self._cache
             keep = None if cache is None else lambda k, reply: cache.put([(names[k], reply)])
             found |= zip(names, self.asker.ask(list(missing.values()), keep), strict=True)
-        self.num_asked += len(missing)
-        self.num_kept += len(questions) - len(missing)
         return [found[key] for key in keys]
 
     def close(self) -> None:

@@ -76,7 +76,8 @@ class Cache:
                     self._db.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?)", rows)
                     self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # a full disk has ended it already
+                        self._db.execute("ROLLBACK")
                     raise
         except sqlite3.DatabaseError as error:
             raise self._error(error) from error
@@ -87,5 +88,7 @@ class Cache:
 
     def _error(self, error: sqlite3.DatabaseError) -> Exception:
         if isinstance(error, sqlite3.OperationalError):
-            return DiskError(f"judge's cache {self.path}: {error}")
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            is_full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+            return DiskError(f"judge's cache {self.path}: {error}{' (is the disk full?)' if is_full else ''}")
         return DataError(f"judge's cache {self.path} is none ({error}); remove it, or name another file")

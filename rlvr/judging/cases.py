@@ -14,7 +14,7 @@ from typing import Any
 from rlvr.columns import columns_of, find, id_of, is_empty
 from rlvr.errors import DataError
 from rlvr.judging.judge import Pair, Single, pairs_of
-from rlvr.preference_labels import COLUMNS, labels_of, order_of, text_in
+from rlvr.preference_labels import COLUMNS, as_text, labels_of, order_of, text_in
 from rlvr.preference_texts import read_prompt, split_pair
 from rlvr.reward_settings import PreferenceData
 from rlvr.rows import BadRow, Row, kind, parsed
@@ -28,7 +28,7 @@ _REFERENCES = ("reference", *GOLD_COLUMNS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Completions of one prompt, none of them empty or there twice.
+    """Completions of one prompt, none of them empty or there twice (but for spaces around it).
 
     Case(id="pairs:3", prompt="2+2?", completions=("4", "5"), labels={(0, 1): 0.9})
     """
@@ -46,24 +46,38 @@ class Case:
     """Completions of the row that are empty or there already."""
 
 
-def load_cases(path: str) -> tuple[list[Case], int]:
-    """(cases, number of rows left out whose completions are all the same). DataError: no such file, bad rows (all in
-    one message), or nothing left."""
-    data = PreferenceData(path=path)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cases:
+    """The rows that a judge can be asked about, and how many others there are."""
+
+    cases: list[Case]
+    num_same: int = 0
+    """Rows whose completions are all the same."""
+    num_bad: int = 0
+    """Rows that cannot be used, where those are left out."""
+
+
+def load_cases(data: PreferenceData, setting: str) -> Cases:
+    """`setting` is where data stands, for messages. DataError: no such file, bad rows (all in one message), or nothing
+    left."""
     num_same = 0
 
     def build(row: Row) -> list[Case]:
         nonlocal num_same
-        case = _case(row, data)
+        case = _case(row, data, setting)
         if len(case.completions) > 1:
             return [case]
         num_same += 1
         return []
 
-    cases = collect(data, "data", build).rows
-    if not cases:
-        raise DataError(f"{path}: the completions of each of {num_same} rows are the same: nothing to choose between")
-    return cases, num_same
+    try:
+        loaded = collect(data, setting, build)
+    except OSError as error:  # a name that is too long
+        raise DataError(f"{data.path}: {error.strerror or error}") from None
+    if not loaded.rows:
+        why = f"the completions of each of {num_same} rows are the same: nothing to choose between"
+        raise DataError(f"{data.path}: {why}")
+    return Cases(cases=loaded.rows, num_same=num_same, num_bad=loaded.num_bad)
 
 
 def pairs_to_ask(case: Case, most: int, seed: int) -> list[tuple[int, int]]:
@@ -92,16 +106,17 @@ def label_of(case: Case, i: int, j: int) -> float | None:
     return 1 - case.labels[j, i] if (j, i) in case.labels else None
 
 
-def _case(row: Row, data: PreferenceData) -> Case:
+def _case(row: Row, data: PreferenceData, setting: str) -> Case:
     fields = columns_of(row)
-    prompt, texts, labels, models = _texts(fields, data)
+    prompt, texts, labels, models = _texts(fields, data, setting)
     id, _ = id_of(row, fields, data)
     source = find(fields, "source", COLUMNS["source"], data)
     if models and len(models) != len(texts):
         raise BadRow(f"models has {len(models)} names for {len(texts)} completions")
     if not 2 <= len(texts) <= MOST_COMPLETIONS:
         raise BadRow(f"2 to {MOST_COMPLETIONS} completions are needed to choose between, got {len(texts)}")
-    kept = [k for k, text in enumerate(texts) if text.strip() and text not in texts[:k]]
+    bare = [text.strip() for text in texts]
+    kept = [k for k, text in enumerate(bare) if text and text not in bare[:k]]
     place = {old: new for new, old in enumerate(kept)}
     return Case(
         id=id,
@@ -116,12 +131,12 @@ def _case(row: Row, data: PreferenceData) -> Case:
 
 
 def _texts(
-    fields: Mapping[str, Any], data: PreferenceData
+    fields: Mapping[str, Any], data: PreferenceData, setting: str
 ) -> tuple[Prompt, tuple[str, ...], dict[tuple[int, int], float], tuple[str, ...]]:
     """(prompt, completions, labels, models)"""
     chosen, rejected = (find(fields, word, COLUMNS[word], data) for word in ("chosen", "rejected"))
     if chosen is not None and rejected is not None:
-        prompt, pair = split_pair(fields, data, "data", (chosen[0], rejected[0]), (chosen[1], rejected[1]))
+        prompt, pair = split_pair(fields, data, setting, (chosen[0], rejected[0]), (chosen[1], rejected[1]))
         probability: float = labels_of(fields, data)["probability"]
         models = [fields.get(name) for name in ("chosen_model", "rejected_model")]
         named = tuple(str(name) for name in models) if all(isinstance(name, str) for name in models) else ()
@@ -136,26 +151,20 @@ def _texts(
     items = parsed(several[1])
     if not isinstance(items, (list, tuple)):
         raise BadRow(f"{several[0]} must be a list of completions, got {kind(several[1])}")
-    texts = tuple(_text(text_in(item), f"{several[0]}[{k}]") for k, item in enumerate(items))
+    texts = tuple(as_text(text_in(item), f"{several[0]}[{k}]") for k, item in enumerate(items))
     models = parsed(fields.get("models"))
     named = tuple(str(name) for name in models) if isinstance(models, (list, tuple)) else ()
-    return read_prompt(fields, data, "data"), texts, _ranked(fields, data, several[0], items), named
+    return read_prompt(fields, data, setting), texts, _ranked(fields, data, setting, several[0], items), named
 
 
-def _text(value: Any, what: str) -> str:
-    if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], Mapping):
-        value = value[0].get("content")
-    if not isinstance(value, str):
-        raise BadRow(f"{what} must be text, got {kind(value)}")
-    return value
-
-
-def _ranked(fields: Mapping[str, Any], data: PreferenceData, column: str, items: Any) -> dict[tuple[int, int], float]:
+def _ranked(
+    fields: Mapping[str, Any], data: PreferenceData, setting: str, column: str, items: Any
+) -> dict[tuple[int, int], float]:
     """Labels of a ranking, where the row is one."""
     has_order = any(not is_empty(fields.get(name)) for word in ("order", "scores") for name in COLUMNS[word])
     if not has_order:
         return {}
-    order, _ = order_of(fields, data, "data", column, items)
+    order, _ = order_of(fields, data, setting, column, items)
     place = {k: number for number, tied in enumerate(order) for k in tied}
     return {(i, j): 0.5 if place[i] == place[j] else float(place[i] < place[j]) for i in place for j in place if i < j}
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from rlvr.errors import SettingsError, one_line
@@ -139,7 +142,7 @@ class Endpoint:
         assert self._places is not None
         async with self._places:
             seconds = self.settings.deadline_seconds
-            attempts = _Attempts()
+            attempts = _Attempts(self._loop.time() + seconds)
             try:
                 async with asyncio.timeout(seconds):
                     return await self._persistently(question, attempts)
@@ -160,8 +163,13 @@ class Endpoint:
                 if not failure.is_passing or attempts.count > self.settings.retries:
                     times = f" ({attempts.count} attempts)" if attempts.count > 1 else ""
                     return Reply(problem=f"{self._shown}: {failure.reason}{times}")
-                pause = min(_FIRST_PAUSE * 2 ** (attempts.count - 1), _LONGEST_PAUSE)
-                await asyncio.sleep(pause if failure.pause is None else failure.pause)
+                pause = failure.pause
+                if pause is None:
+                    pause = min(_FIRST_PAUSE * 2 ** (attempts.count - 1), _LONGEST_PAUSE)
+                elif self._loop.time() + pause > attempts.end:
+                    left = f"by.deadline_seconds allows {self.settings.deadline_seconds:g}"
+                    return Reply(problem=f"{self._shown}: {failure.reason}; it asks for {pause:.0f} s, and {left}")
+                await asyncio.sleep(pause)
 
     def _goes_without(self, question: Question, reason: str, had: tuple[bool, bool, str]) -> bool:
         """Whether to ask again without what the server refused, from now on."""
@@ -192,7 +200,9 @@ class Endpoint:
                     "POST", self._url, json=self._body(question), headers=self._headers, timeout=seconds
                 ) as answer,
             ):
-                async for piece in answer.aiter_bytes():
+                if answer.headers.get("content-encoding", "identity") != "identity":
+                    raise _Failed("its answer is compressed, which was not asked for")  # a little may unpack to much
+                async for piece in answer.aiter_raw():
                     received += piece
                     if len(received) > _MOST_BYTES:
                         raise _Failed(f"its answer has more than {_MOST_BYTES} bytes")
@@ -206,6 +216,8 @@ class Endpoint:
             told = " ".join(self._without_key(received.decode("utf-8", "replace"))[:2000].split())
             told = printable(told[:300])
             is_passing = answer.status_code in _AGAIN
+            if answer.has_redirect_location:
+                told = f"it is moved to {printable(self._without_key(answer.headers['location']))[:300]}"
             why = f"status {answer.status_code}" + (f": {told}" if told else "")
             raise _Failed(why, is_passing, _pause(answer.headers.get("retry-after")), answer.status_code)
         try:
@@ -250,19 +262,20 @@ class Endpoint:
 
 
 class _Attempts:
-    def __init__(self) -> None:
-        self.count, self.last = 0, ""
+    def __init__(self, end: float) -> None:
+        self.count, self.last, self.end = 0, "", end
 
 
 def _headers(settings: EndpointJudge, setting: str) -> dict[str, str]:
+    plain = {"accept-encoding": "identity"}
     if settings.api_key_from is None:
-        return {}
+        return plain
     key = os.environ.get(settings.api_key_from)
     if not key:
         raise SettingsError(f"{setting}.api_key_from: no environment variable {settings.api_key_from!r}; export it")
     if not key.isprintable() or not key.isascii():
         raise SettingsError(f"{setting}.api_key_from: {settings.api_key_from!r} holds what no header can")
-    return {"authorization": f"Bearer {key}"}
+    return plain | {"authorization": f"Bearer {key}"}
 
 
 def _written(key: str) -> re.Pattern[str] | None:
@@ -284,11 +297,17 @@ def _is_loopback(url: str) -> bool:
 
 
 def _pause(retry_after: str | None) -> float | None:
-    """Seconds that a server asks for; as a date it is not read."""
-    try:
-        return None if retry_after is None else min(max(float(retry_after), 0.0), _LONGEST_PAUSE)
-    except ValueError:
+    """Seconds that a server asks for, by their number or by the date of their end; None where it says neither."""
+    if retry_after is None:
         return None
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
 def _reply_or_problem(found: Reply | BaseException) -> Reply:

@@ -326,10 +326,13 @@ def rubric_of(method: Rubric, setting: str = "") -> dict[str, Any]:
     from pydantic import ValidationError
 
     where = f"{setting}method.file: {method.file}"
+    text = _text(method.file, where)
     try:
-        read = yaml.safe_load(_text(method.file, where))
-    except yaml.YAMLError as error:
+        read = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a day that is none, a number of 5000 digits
         raise SettingsError(f"{where} is no YAML: {' '.join(str(error).split())[:200]}") from None
+    except RecursionError:
+        raise SettingsError(f"{where} is nested too deep") from None
     if not isinstance(read, Mapping) or not read:
         raise SettingsError(f"{where} must hold criteria by name, such as `correct: the answer is right`")
     given = {name: {"text": each} if isinstance(each, str) else each for name, each in read.items()}

@@ -12,7 +12,7 @@ from rlvr.judge_settings import Constitution, Pairwise, Reference
 from rlvr.judging.cases import Case, label_of, pair_of, pairs_to_ask, single_of
 from rlvr.judging.judge import Compared, Cost, Judge, Rated
 from rlvr.judging.replies import MOST_SURE
-from rlvr.types import Prompt
+from rlvr.types import plain_prompt
 
 _AT_ONCE = 256
 """Pairs, or answers, that go to the judge together; what came back is in its cache."""
@@ -43,7 +43,6 @@ class Counts:
 
     cases: int = 0
     pairs: int = 0
-    written: int = 0
     abstained: int = 0
     """Pairs without an opinion: a failure, a refusal, a reply that says neither."""
     flipped: int = 0
@@ -125,13 +124,14 @@ def annotator(judge: Judge) -> str:
 def row_of(opinion: Opinion, judge: Judge) -> Row | None:
     """The preference row; None where there is no opinion, or two scores are equal."""
     compared, case = opinion.compared, opinion.case
-    if compared.logit is None or (opinion.scores is not None and compared.logit == 0):
+    if not is_told(opinion):
         return None
+    assert compared.logit is not None
     is_a = compared.logit >= 0
     best, worst = (opinion.a, opinion.b) if is_a else (opinion.b, opinion.a)
     row: Row = {
         "id": _id(opinion),
-        "prompt": _plain(case.prompt),
+        "prompt": plain_prompt(case.prompt),
         "chosen": case.completions[best],
         "rejected": case.completions[worst],
     }
@@ -159,24 +159,29 @@ def abstained_row(opinion: Opinion) -> Row:
     compared, case = opinion.compared, opinion.case
     return {
         "id": _id(opinion),
-        "prompt": _plain(case.prompt),
+        "prompt": plain_prompt(case.prompt),
         "completions": [case.completions[opinion.a], case.completions[opinion.b]],
         "problem": compared.problem or "both have the same score",
         "orders": list(compared.orders),
     }
 
 
-def count(counts: Counts, opinion: Opinion, row: Row | None) -> None:
+def count(counts: Counts, opinion: Opinion) -> None:
     """Add one opinion."""
     compared = opinion.compared
     counts.pairs += 1
-    counts.written += row is not None
     counts.flipped += compared.flipped
     counts.cost = counts.cost.plus(compared.cost)
-    if row is None:
-        is_told = compared.flipped or compared.logit is not None
-        counts.left_out += is_told
-        counts.abstained += not is_told
+    if not is_told(opinion):
+        has_one = compared.flipped or compared.logit is not None
+        counts.left_out += has_one
+        counts.abstained += not has_one
+
+
+def is_told(opinion: Opinion) -> bool:
+    """Whether it becomes a row: there is an opinion, and two scores differ."""
+    logit = opinion.compared.logit
+    return logit is not None and (opinion.scores is None or logit != 0)
 
 
 def _id(opinion: Opinion) -> str:
@@ -185,7 +190,3 @@ def _id(opinion: Opinion) -> str:
         return case.id
     first, second = sorted((opinion.a, opinion.b))
     return f"{case.id}/{first}-{second}"
-
-
-def _plain(prompt: Prompt) -> Any:
-    return prompt if isinstance(prompt, str) else list(prompt)

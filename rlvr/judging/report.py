@@ -1,8 +1,8 @@
 """How a judge errs: for the place of an answer, its length, its padding, its author; and how it agrees with people.
 
-All are log odds with intervals of 95 %, from pairs that were asked in both orders. With z the log odds that an answer
-is better, z_1 where it stood first and z_2 where it stood second, (z_1 - z_2) / 2 is the preference for the first place
-of that pair and (z_1 + z_2) / 2 what is left without it.
+Log odds and accuracies come with intervals of 95 %, from pairs that were asked in both orders. With z the log odds that
+an answer is better, z_1 where it stood first and z_2 where it stood second, (z_1 - z_2) / 2 is the preference for the
+first place of that pair and (z_1 + z_2) / 2 what is left without it.
 K pairs, C columns.
 """
 
@@ -20,7 +20,7 @@ from rlvr.agreement import cohen_kappa
 from rlvr.judging.cases import Case
 from rlvr.judging.judge import Judge, Pair
 from rlvr.judging.labelling import Opinion
-from rlvr.odds import sigmoid
+from rlvr.odds import sigmoid, wilson
 from rlvr.seeds import rng_for
 
 Floats = NDArray[np.float64]
@@ -161,9 +161,11 @@ def _agreement(labelled: Sequence[Opinion]) -> dict[str, Any]:
 
 
 def _accuracy(fair_K: Floats, label_K: Floats) -> dict[str, Any]:
-    """Share of pairs in which the judge names what the label names; a tie of the judge is half."""
+    """Share of pairs in which the judge names what the label names; a tie of the judge is half. Wilson's interval,
+    which stays within 0 and 1."""
     right_K = np.where(fair_K == 0, 0.5, (fair_K > 0) == (label_K > 0.5))
-    return _mean(right_K.tolist())
+    share = float(right_K.mean())
+    return {"value": share, "ci95": list(wilson(share, len(right_K)))}
 
 
 def _mean(values: Sequence[float]) -> dict[str, Any]:

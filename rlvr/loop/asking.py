@@ -13,10 +13,22 @@ from rlvr import lineage
 from rlvr.errors import DataError
 from rlvr.feedback.checks import MOST_CHARACTERS, text_problem
 from rlvr.feedback.records import Item
+from rlvr.feedback.store import Store
 from rlvr.loop import labelling, picking
-from rlvr.loop.job import Job, digest_of_model, plain_prompt, read_prompt
-from rlvr.loop.manifest import Made, Round, digest_of, note_origin, read_rows, write, write_rows
+from rlvr.loop.job import Job, digest_of_model
+from rlvr.loop.manifest import (
+    DATABASE,
+    Made,
+    Round,
+    digest_of,
+    note_origin,
+    read_database,
+    read_rows,
+    write,
+    write_rows,
+)
 from rlvr.seeds import rng_for
+from rlvr.types import plain_prompt, prompt_of
 
 Row = dict[str, Any]
 """Of samples.jsonl: id, prompt, completions."""
@@ -63,6 +75,9 @@ def pick(job: Job, rnd: Round) -> Made:
     # in a mixed order, so that nobody who labels sees which comparisons are which
     rng_for(recipe.seed, "loop", "order", rnd.number).shuffle(items)
     write_rows(rnd.folder / "items.jsonl", map(item_row, items))
+    drawn_from = {"data": {"path": str(rnd.folder / "samples.jsonl"), "source": "file", "split": "train"}}
+    picked_by = {"pick": {"paths": list(map(str, models))}} if informed else {}
+    note_origin(rnd.folder / "items.jsonl", lineage.inputs_of({**drawn_from, **picked_by}))
     figures: dict[str, Any] = {"asked": len(items), "held_out": len(measured), "kind": "random"}
     if informed:
         figures |= {"kind": recipe.pick.kind, **mean_worth}
@@ -80,6 +95,7 @@ def label(job: Job, rnd: Round) -> Made:
     """labels.jsonl and held_out_labels.jsonl: what all answers of all rounds say."""
     settings = job.recipe.labels
     items = [item_of(row) for row in read_rows(rnd.folder / "items.jsonl")]
+    _check_database(job)
     labelling.ask(settings, items, rnd.number, job.db, rnd.folder / "items.jsonl", job.recipe.seed)
     found = labelling.labelled(settings, job.db, rnd.number, job.refused)
     if not found.rows:
@@ -90,7 +106,7 @@ def label(job: Job, rnd: Round) -> Made:
     for name in ("labels.jsonl", "held_out_labels.jsonl"):
         note_origin(rnd.folder / name, origin)
     # beside the manifest, not in it: the hash of an event covers the time at which it was written
-    write(rnd.folder / "database.json", json.dumps({"path": str(job.db), "event": found.event, "hash": found.head}))
+    write(rnd.folder / DATABASE, json.dumps({"path": str(job.db), "event": found.event, "hash": found.head}))
     return Made(
         made_from={"items": digest_of(rnd.folder / "items.jsonl"), "database/event": str(found.event)},
         made=("labels.jsonl", "held_out_labels.jsonl"),
@@ -101,6 +117,23 @@ def label(job: Job, rnd: Round) -> Made:
             "ties": sum(row["probability"] == 0.5 for row in found.rows),
         },
     )
+
+
+def _check_database(job: Job) -> None:
+    """DataError where the database is not the one that earlier rounds were labelled in: their labels would be lost."""
+    done = next((rnd for rnd in reversed(job.closed) if (rnd.folder / DATABASE).is_file()), None)
+    if done is None:
+        return
+    due = read_database(done.folder)
+    events = []
+    if job.db.exists():
+        with Store.open(job.db, readonly=True) as store:
+            events = [event.hash for event in store.events() if event.sequence == due["event"]]
+    if events != [due["hash"]]:
+        raise DataError(
+            f"{job.db} is gone or another database than at the end of round {done.number}, whose event {due['event']} "
+            "it does not have; bring it back: the labels of earlier rounds are in it"
+        )
 
 
 # --- which comparisons -----------------------------------------------------------------------------------------------
@@ -148,13 +181,13 @@ def _best(job: Job, rows: Sequence[Row], number: int, models: Sequence[Path]) ->
 def _worth(
     job: Job, rows: Sequence[Row], pairs: Sequence[tuple[int, int, int]], models: Sequence[Path]
 ) -> picking.Floats:
-    from rlvr.loop.scoring import score
+    from rlvr.probing.scorer import rewards_of
 
     # only completions that stand in a pair: an empty one is none of a reward model's
     wanted = sorted({(p, k) for p, a, b in pairs for k in (a, b)})
     place = {key: number for number, key in enumerate(wanted)}
-    prompts = [read_prompt(rows[p]["prompt"]) for p, _ in wanted]
-    reward_KN = score(models, prompts, [rows[p]["completions"][k] for p, k in wanted])
+    texts = [(prompt_of(rows[p]["prompt"]), rows[p]["completions"][k]) for p, k in wanted]
+    reward_KN = rewards_of(list(map(str, models)), texts)
     first = np.array([place[p, a] for p, a, _ in pairs])
     second = np.array([place[p, b] for p, _, b in pairs])
     kind = job.recipe.pick.kind
@@ -176,7 +209,7 @@ def _item(job: Job, number: int, row: Row, a: int, b: int, gold: Any, held_out: 
     info |= {labelling.GOLD: gold} if gold is not None else {}
     return Item(
         id=f"{number}/{row['id']}/{a}-{b}",
-        prompt=read_prompt(row["prompt"]),
+        prompt=prompt_of(row["prompt"]),
         completions=(row["completions"][a], row["completions"][b]),
         source=labelling.source(number),
         info=info,
@@ -194,7 +227,7 @@ def item_of(row: dict[str, Any]) -> Item:
     info = {name: value for name, value in row.items() if name not in ("id", "prompt", "completions", "source")}
     return Item(
         id=row["id"],
-        prompt=read_prompt(row["prompt"]),
+        prompt=prompt_of(row["prompt"]),
         completions=tuple(row["completions"]),
         source=row["source"],
         info=info,

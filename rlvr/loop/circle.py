@@ -16,24 +16,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rlvr import lineage
 from rlvr import tasks as task_rows
 from rlvr.errors import DataError, DiskError, RlvrError, SettingsError, Stopped
 from rlvr.inputs import fingerprint_model, fingerprint_rows
 from rlvr.loop import asking, comparing, fitting, labelling, report
 from rlvr.loop.job import Job, digest_of_model, resolved, write_task_rows
-from rlvr.loop.manifest import Made, Round, digest_of
+from rlvr.loop.manifest import Made, Round, digest_of, note_origin
 from rlvr.loop.stages import Runner
 from rlvr.loop_settings import LoopRecipe
 from rlvr.loops.stopping import StopRequest
+from rlvr.policy import check_model_path
 from rlvr.preference_settings import RewardModelRecipe
 from rlvr.progress import Progress, duration
-from rlvr.recipe import RlRecipe
+from rlvr.recipe import Model, RlRecipe
 from rlvr.runs import Run
 from rlvr.settings import to_yaml
 from rlvr.types import Task
@@ -61,8 +64,9 @@ def run(recipe: LoopRecipe, run: Run, progress: Progress, stop: StopRequest) -> 
     before: Round | None = None
     for number in range(1, recipe.rounds + 1):
         rnd = Round.open(run.folder / "rounds", number, before)
+        rnd.check(models=rnd.is_open)  # of earlier rounds somebody may have removed the models
         if rnd.is_open:
-            rnd.check()
+            _check_policy(job)
             _round(job, rnd, stop)
         job.closed.append(rnd)
         run.record(number, report.metrics(rnd.record))
@@ -97,6 +101,14 @@ def prepare(recipe: LoopRecipe) -> tuple[list[Task], list[Task]]:
     return tasks, held_out
 
 
+def check_models(recipe: LoopRecipe, reward: RewardModelRecipe) -> None:
+    """DataError where a model that the rounds begin with is not there, before anything is written of a run."""
+    check_model_path(recipe.model)
+    check_model_path(reward.model, setting=f"{recipe.reward_model.recipe}: model.path")
+    if recipe.gate.path is not None:
+        check_model_path(Model(path=recipe.gate.path), setting="gate.path")
+
+
 def stage_recipes(recipe: LoopRecipe) -> tuple[RewardModelRecipe, RlRecipe]:
     """What the stages are trained with, but for what each round puts into it. SettingsError says which section is
     wrong."""
@@ -129,6 +141,7 @@ def _job(recipe: LoopRecipe, run: Run, progress: Progress, stop: StopRequest) ->
     """All that the rounds need; where the run goes on, compared with what it began with."""
     tasks, held_out = prepare(recipe)
     reward, policy = stage_recipes(recipe)
+    check_models(recipe, reward)
     run.check_inputs(
         {
             "data": fingerprint_rows(tasks),
@@ -143,6 +156,8 @@ def _job(recipe: LoopRecipe, run: Run, progress: Progress, stop: StopRequest) ->
     else:
         run.record(0, {"labels/num": 0.0})
     write_task_rows(run.folder / "tasks.jsonl", tasks)
+    made_from = lineage.inputs_of({"data": json.loads(recipe.data.model_dump_json())})
+    note_origin(run.folder / "tasks.jsonl", made_from)
     in_processes = recipe.engine.kind != "hf" if recipe.processes is None else recipe.processes
     progress.say(f"{len(tasks)} tasks, {len(held_out)} held out; {recipe.rounds} rounds")
     return Job(
@@ -158,6 +173,19 @@ def _job(recipe: LoopRecipe, run: Run, progress: Progress, stop: StopRequest) ->
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _check_policy(job: Job) -> None:
+    """DataError where the policy or the reward models that a round begins with are not what the round before left."""
+    if job.closed:
+        last = job.closed[-1]
+        due = {str(last.folder / path): digest for path, digest in last.made("reward_model").items()}
+        for path, digest in {job.policy: last.record["policy_sha256"], **due}.items():
+            if digest_of_model(path) != digest:
+                raise DataError(
+                    f"{path} was changed or removed after round {last.number} ended with it; bring it back, or "
+                    "remove the folders of the round that made it and of those after it to do them again"
+                )
 
 
 def _round(job: Job, rnd: Round, stop: StopRequest) -> None:
@@ -194,6 +222,11 @@ def _told(number: int, stage: str) -> Iterator[None]:
         raise Stopped(f"round {number}, {stage}: {text}{again}") from None
     except RlvrError as error:
         raise type(error)(f"round {number}, {stage}: {error}") from error
+    except BrokenPipeError:  # nobody reads what this says
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise DiskError(f"round {number}, {stage}: {where}{error.strerror or error}") from error
 
 
 def _save(job: Job, run: Run) -> None:

@@ -14,7 +14,7 @@ from rlvr.loop import gate as gates
 from rlvr.loop import labelling
 from rlvr.loop.asking import item_of, item_row
 from rlvr.loop.job import Job, digest_of_model, write_task_rows
-from rlvr.loop.manifest import Made, Round, digest_of, read_rows, write, write_rows
+from rlvr.loop.manifest import Made, Round, digest_of, read_json, read_rows, write, write_rows
 from rlvr.seeds import rng_for
 from rlvr.types import Task
 
@@ -169,7 +169,7 @@ def _evaluated(job: Job) -> list[Round]:
 
 
 def _values(folder: Path) -> dict[str, Pair]:
-    found: dict[str, Pair] = json.loads((folder / "values.json").read_text(encoding="utf-8"))
+    found: dict[str, Pair] = read_json(folder / "values.json", f"remove {folder} to do the round again")
     return found
 
 

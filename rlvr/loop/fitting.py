@@ -16,7 +16,7 @@ from rlvr.alarms import Alarmed
 from rlvr.errors import NonFiniteError
 from rlvr.loop import labelling
 from rlvr.loop.job import Job, digest_of_model, resolved, stage_recipe
-from rlvr.loop.manifest import Made, Round, digest_of, note_origin, read_rows, write_rows
+from rlvr.loop.manifest import Made, Round, digest_of, note_origin, read_database, read_rows, write_rows
 from rlvr.preference_settings import RewardModelRecipe
 from rlvr.recipe import RlRecipe
 from rlvr.rows import as_plain
@@ -82,7 +82,7 @@ def _fit(
 
 def _origin(rnd: Round, labels: str) -> list[dict[str, Any]]:
     """Of rows that were drawn from a file of labels: that file, and the database behind it."""
-    made = json.loads((rnd.folder / "database.json").read_text(encoding="utf-8"))
+    made = read_database(rnd.folder)
     drawn_from = {"data": {"path": str(rnd.folder / labels), "source": "file", "split": "train"}}
     return [
         *lineage.inputs_of(drawn_from),

@@ -8,13 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from rlvr.errors import DataError
 from rlvr.loop_settings import Gate
-from rlvr.types import Prompt, Task
+from rlvr.types import Task
 
 Values = dict[str, float]
 """By the task's id."""
@@ -52,24 +51,14 @@ def _worth(judge: Judge, rows: Sequence[tuple[Task, str]]) -> list[float | None]
         worth = truth(judge.name, judge.round)
         return [worth(task.prompt, text, task.gold) for task, text in rows]
     if judge.kind == "verifier":
-        return _of_verifiers(rows)
-    from rlvr.loop.scoring import score
+        from rlvr.verify import judge_responses
 
-    prompts: list[Prompt] = [task.prompt for task, _ in rows]
-    (reward_N,) = score([Path(judge.name)], prompts, [text for _, text in rows])
+        jobs = [(task.verifier or "", text, task) for task, text in rows]
+        return [verdict.score for verdict in judge_responses(jobs)]
+    from rlvr.probing.scorer import rewards_of
+
+    (reward_N,) = rewards_of([judge.name], [(task.prompt, text) for task, text in rows])
     return [None if math.isnan(reward) else float(reward) for reward in reward_N]
-
-
-def _of_verifiers(rows: Sequence[tuple[Task, str]]) -> list[float | None]:
-    from rlvr.recipe import Scoring
-    from rlvr.rewards import base
-
-    judges = sorted({task.verifier for task, _ in rows if task.verifier})
-    rewards = base.build({}, Scoring(), 0, judges)
-    try:
-        return [verdict.score for verdict in rewards.judge([(task.verifier or "", text, task) for task, text in rows])]
-    finally:
-        rewards.close()
 
 
 def decide(settings: Gate, own: Mapping[str, Any], old: Mapping[int, Mapping[str, Any]]) -> str:

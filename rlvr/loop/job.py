@@ -18,7 +18,7 @@ from rlvr.progress import Progress
 from rlvr.recipe import Data, EvalRecipe, TrainingRecipe
 from rlvr.recipe import Eval as EvalSettings
 from rlvr.seeds import permutation, seed_for
-from rlvr.types import Prompt, Task
+from rlvr.types import Task, plain_prompt
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,16 +108,6 @@ def _task_row(task: Task) -> dict[str, Any]:
     row = {"id": task.id, "prompt": plain_prompt(task.prompt), "gold": task.gold, "verifier": task.verifier}
     row |= {"source": task.source} if task.source else {}
     return {name: value for name, value in {**task.info, **row}.items() if value is not None}
-
-
-def plain_prompt(prompt: Prompt) -> Any:
-    """For JSON."""
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
-
-
-def read_prompt(prompt: Any) -> Prompt:
-    """Of plain_prompt()."""
-    return prompt if isinstance(prompt, str) else tuple(prompt)
 
 
 def stage_recipe(path: str, overlay: Mapping[str, Any], sections: Mapping[str, Any], out: Path, *, stage: str) -> Path:

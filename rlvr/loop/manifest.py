@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from rlvr import disk, lineage
-from rlvr.errors import DataError, DiskError
+from rlvr.errors import DataError, DiskError, one_line
 from rlvr.failpoints import failpoint
 from rlvr.types import SCHEMA
 
 NAME = "round.json"
+DATABASE = "database.json"
 _BLOCK = 1 << 20
 
 
@@ -54,8 +55,16 @@ class Round:
         digest = "" if before is None else before.digest
         record = read(folder)
         if record is None:
+            later = [path.parent for path in sorted(rounds.glob(f"[0-9]*/{NAME}")) if path.parent.name > folder.name]
+            if later:
+                raise DataError(
+                    f"{folder / NAME} is gone, and {later[0]} was made after it; bring it back, or remove "
+                    f"{', '.join(map(str, later))} too to go on from there"
+                )
             record = {"schema": SCHEMA, "round": number, "before": digest, "state": "open", "reason": "", "stages": {}}
-        elif record.get("before") != digest:
+        elif record["round"] != number:
+            raise DataError(f"{folder / NAME} is of round {record['round']}; bring back that of round {number}")
+        elif record["before"] != digest:
             raise DataError(f"{folder / NAME} follows another round {number - 1} than the one beside it")
         return cls(folder, number, record)
 
@@ -85,11 +94,11 @@ class Round:
         found: dict[str, str] = self.record["stages"].get(stage, {}).get("made", {})
         return found
 
-    def check(self) -> None:
-        """DataError where a file or folder is not what the stage made that is noted."""
+    def check(self, *, models: bool = True) -> None:
+        """DataError where a file, or also a model, is not what the stage made that is noted."""
         for stage in self.record["stages"]:
             for path, digest in self.made(stage).items():
-                if digest_of(self.folder / path) != digest:
+                if (models or not path.endswith("model")) and digest_of(self.folder / path) != digest:
                     raise DataError(
                         f"{self.folder / path} was changed or removed after stage {stage} of round {self.number} made "
                         f"it; bring it back, or remove {self.folder} to do the round again"
@@ -120,19 +129,58 @@ def read(folder: Path) -> dict[str, Any] | None:
     path = folder / NAME
     if not path.is_file():
         return None
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove {folder} to do the round again") from None
-    if not isinstance(record, dict) or not isinstance(record.get("stages"), dict) or "state" not in record:
-        raise DataError(f"{path} is damaged: it holds no stages; remove {folder} to do the round again")
+    record = read_json(path, f"remove {folder} to do the round again")
+    if problem := _problem(record):
+        raise DataError(f"{path} is damaged: {problem}; remove {folder} to do the round again")
     return record
+
+
+_KINDS: Mapping[str, type] = {"round": int, "before": str, "state": str, "reason": str, "stages": dict}
+_STATES = ("open", "accepted", "refused")
+
+
+def _problem(record: Mapping[str, Any]) -> str:
+    """What is wrong with the form of a round.json; "" where nothing is."""
+    closed = record.get("state") in _STATES[1:]
+    for name, kind in {**_KINDS, **({"policy": str, "policy_sha256": str} if closed else {})}.items():
+        if type(record.get(name)) is not kind:
+            return f"{name} must be {'text' if kind is str else 'a number' if kind is int else 'an object'}"
+    if record["state"] not in _STATES:
+        return f"state must be one of {', '.join(_STATES)}"
+    for stage, of in record["stages"].items():
+        parts = [of.get(name) for name in ("made_from", "made", "figures")] if isinstance(of, dict) else [None]
+        if not all(isinstance(part, dict) for part in parts):
+            return f"stages.{stage} must say made_from, made and figures"
+    if closed and not isinstance(record["stages"].get("gate", {}).get("figures", {}).get("refused"), str):
+        return f"it is {record['state']}, and no gate is in it"
+    return ""
 
 
 def read_all(run: Path) -> list[dict[str, Any]]:
     """The manifests of a loop's run folder, in the order of rounds."""
     found = (read(folder) for folder in sorted((run / "rounds").glob("[0-9]*")))
     return [record for record in found if record is not None]
+
+
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """An object of a file. DataError where it is damaged or gone; fix: what to do then."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({one_line(error, 150)}); {fix}") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is damaged: it must hold a JSON object; {fix}")
+    return found
+
+
+def read_database(folder: Path) -> dict[str, Any]:
+    """{path, event, hash} of a round whose labels are there: its database, the last event and that one's hash.
+    DataError where it is damaged or gone."""
+    fix = f"remove {folder} to do the round again"
+    made = read_json(folder / DATABASE, fix)
+    if [type(made.get(name)) for name in ("path", "event", "hash")] != [str, int, str]:
+        raise DataError(f"{folder / DATABASE} is damaged: it must have path, event and hash; {fix}")
+    return made
 
 
 def digest_of(path: Path) -> str:
@@ -173,5 +221,5 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Of a file of write_rows(). DataError where it is damaged or gone."""
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read: {one_line(error, 150)}") from None

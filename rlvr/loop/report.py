@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rlvr.errors import DataError
+from rlvr.loop.manifest import NAME
 from rlvr.loop.manifest import read_all as read_all
 
 Record = Mapping[str, Any]
 """What a round.json holds."""
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
     # column, key of a row of table(), format
-    ("labels", "labels", "d"),
-    ("new", "new_labels", "d"),
+    ("labels", "labels", ".0f"),
+    ("new", "new_labels", ".0f"),
     ("RM acc", "accuracy", ".3f"),
     ("of ceiling", "ceiling_share", ".3f"),
     ("KL", "kl", ".3f"),
@@ -32,24 +35,26 @@ def figures(record: Record, stage: str) -> dict[str, Any]:
 def row(record: Record) -> dict[str, Any]:
     """What a round came to, as plain data; what is not known is None."""
     label, reward, policy, gate = (figures(record, name) for name in ("label", "reward_model", "policy", "gate"))
-    old = [of["delta"] for of in gate.get("old", {}).values()]
-    return {
-        "round": record["round"],
-        "state": record["state"],
-        "reason": record["reason"],
-        "new_labels": label.get("new"),
-        "labels": label.get("labels"),
-        "accuracy": reward.get("expected_accuracy", reward.get("accuracy")),
-        "ceiling_share": reward.get("ceiling_share"),
-        "kl": policy.get("kl"),
-        "reward": policy.get("reward"),
-        "before": gate.get("before"),
-        "after": gate.get("after"),
-        "delta": gate.get("delta"),
-        "ci95": gate.get("ci95"),
-        "worst_old": min(old) if old else None,
-        "picked": figures(record, "pick").get("kind"),
-    }
+    try:
+        old = [of["delta"] for of in gate.get("old", {}).values()]
+        numbers = {
+            "new_labels": label.get("new"),
+            "labels": label.get("labels"),
+            "accuracy": reward.get("expected_accuracy", reward.get("accuracy")),
+            "ceiling_share": reward.get("ceiling_share"),
+            "kl": policy.get("kl"),
+            "reward": policy.get("reward"),
+            "before": gate.get("before"),
+            "after": gate.get("after"),
+            "delta": gate.get("delta"),
+            "worst_old": min(old) if old else None,
+        }
+        for value in numbers.values():
+            math.isfinite(0 if value is None else value)  # only of a number
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        raise DataError(f"rounds/{record['round']:03d}/{NAME} is damaged: not all of its figures are numbers") from None
+    about = {name: record[name] for name in ("round", "state", "reason")}
+    return {**about, **numbers, "ci95": gate.get("ci95"), "picked": figures(record, "pick").get("kind")}
 
 
 def table(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from rlvr.recipe import EvalRecipe, ModelReward, Reward, VerifiedReward
 from rlvr.rewards import base as rewards_base
 from rlvr.seeds import seed_for
 from rlvr.tasks import load_tasks
-from rlvr.types import Completion, Group, Request, Rollout, Sampling, Task
+from rlvr.types import Completion, Group, Request, Rollout, Sampling, Task, plain_prompt
 
 _PART = "score"
 """Name of the only reward part."""
@@ -221,8 +221,7 @@ def _row(group: Group, pick: Pick, counts: _Counts) -> Row | None:
     """The task's row; None where it has none."""
     counts.completions += len(group.rollouts)
     counts.truncated += sum(r.completion.finish == "length" for r in group.rollouts)
-    prompt = group.task.prompt
-    row: Row = {"id": group.task.id, "prompt": prompt if isinstance(prompt, str) else list(prompt)}
+    row: Row = {"id": group.task.id, "prompt": plain_prompt(group.task.prompt)}
     if pick.by is None:
         row["completions"] = [r.completion.text for r in group.rollouts]
         row["finish"] = [r.completion.finish for r in group.rollouts]

@@ -20,7 +20,7 @@ from rlvr.runs import Run
 from rlvr.seeds import seed_for
 from rlvr.tasks import exclude_prompts, load_demonstrations, load_tasks
 from rlvr.trained import Trained
-from rlvr.types import Demonstration
+from rlvr.types import Demonstration, prompt_text
 
 _SHOWN = ("loss", "mean_token_accuracy", "grad_norm", "perf/tokens_per_second")
 
@@ -132,6 +132,4 @@ def gradient(trained: Trained, rows: Rows, divisor: float, fused: str) -> dict[s
 
 
 def _text(demonstration: Demonstration) -> str:
-    prompt = demonstration.prompt
-    before = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
-    return before + demonstration.completion
+    return prompt_text(demonstration.prompt) + demonstration.completion

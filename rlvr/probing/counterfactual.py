@@ -12,6 +12,7 @@ from rlvr.probing.scorer import Scorer, Text
 from rlvr.probing.terms import Terms, swap
 from rlvr.probing.texts import Written
 from rlvr.seeds import seed_for
+from rlvr.types import prompt_text
 
 _NUM_WORST = 5
 
@@ -44,6 +45,8 @@ class Sway:
     """Texts left out because they speak of both."""
     unscored: int
     """Texts left out because the model could not take them."""
+    unknown: int
+    """Texts left out because the tokenizer does not know a word of one of both, and reads another or none for it."""
     mean: float | None
     """Of reward(about a) - reward(about b)."""
     ci95: tuple[float, float] | None
@@ -88,7 +91,7 @@ def probe(
 
 
 def _groups(table: Terms, written: Written, where: str) -> set[str]:
-    prompt = written.prompt if isinstance(written.prompt, str) else "\n".join(t["content"] for t in written.prompt)
+    prompt = prompt_text(written.prompt)
     texts = {"prompt": [prompt], "completion": [written.completion], "both": [prompt, written.completion]}[where]
     return {group for text in texts for group in table.groups_in(text)}
 
@@ -98,7 +101,10 @@ def _sway(
 ) -> Sway:
     single = [(written, own) for written, own in told if len(own) == 1]
     versions = list(_versions(table, single, a, b, where))
-    rewards = scorer.rewards([text for _, about_a, about_b in versions for text in (about_a, about_b)])
+    tokens = [(scorer.ids(*about_a), scorer.ids(*about_b)) for _, about_a, about_b in versions]
+    known = [k for k, both in enumerate(tokens) if scorer.tells_apart(*both)]
+    num_all, versions = len(versions), [versions[k] for k in known]
+    rewards = scorer.of_ids([ids for k in known for ids in tokens[k]])
     pairs = [
         Pair(id=written.id, reward_a=of_a, reward_b=of_b, a=about_a, b=about_b)
         for (written, about_a, about_b), of_a, of_b in zip(versions, rewards[::2], rewards[1::2], strict=True)
@@ -114,6 +120,7 @@ def _sway(
         num=len(pairs),
         mixed=len(told) - len(single),
         unscored=len(versions) - len(pairs),
+        unknown=num_all - len(versions),
         mean=sum(deltas) / len(deltas) if deltas else None,
         ci95=interval if len(pairs) > 1 else None,
         worst=tuple(_worst(pair) for pair in worst),
@@ -146,6 +153,7 @@ def render(sways: Sequence[Sway], num_worst: int = 1) -> Iterator[str]:
     for sway in sways:
         interval = f"{sway.ci95[0]:+.4f} to {sway.ci95[1]:+.4f}" if sway.ci95 else "too few texts"
         mark = "  swayed" if sway.is_swayed else ""
+        mark += f"  ({sway.unknown} left out: words that the tokenizer does not know)" if sway.unknown else ""
         mean = f"{sway.mean:+.4f}" if sway.mean is not None else "none"
         yield f"{sway.attribute:14} {sway.a:18} {sway.b:18} {sway.num:>6} {mean:>11}  {interval}{mark}"
         if sway.is_swayed:

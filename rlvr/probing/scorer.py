@@ -1,16 +1,21 @@
 """A reward model or classifier that answers for itself: texts in, the numbers out that a run would be paid with.
 
-B rows, T tokens, K outputs of the model.
+B rows, T tokens, K outputs of a model; rewards_of(): K models, N texts.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlvr import chat, recipe
-from rlvr.errors import DataError
+from rlvr.errors import DataError, NonFiniteError
 from rlvr.types import Prompt
 
 Text = tuple[Prompt, str]
@@ -38,6 +43,11 @@ class Scorer:
     def ids(self, prompt: Prompt, completion: str) -> list[int]:
         """Tokens of prompt and completion with the end token, as the model was trained on them."""
         return chat.encode_completion(self.tokenizer, prompt, completion).ids.tolist()
+
+    def tells_apart(self, row: Sequence[int], other: Sequence[int]) -> bool:
+        """Whether two versions of a text are two to the model: not where a word of one alone is unknown to it."""
+        unknown = self.tokenizer.unk_token_id
+        return list(row) != list(other) and (unknown is None or list(row).count(unknown) == list(other).count(unknown))
 
     def of_ids(self, rows: Sequence[Sequence[int]]) -> list[float | None]:
         """The number of each row of tokens; equal rows pass the model once."""
@@ -79,6 +89,21 @@ def load(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).requires_grad_(False)
     return Scorer(path, model, tokenizer, reader(model, settings, f"{setting} {path}"), policy.context_length(model))
+
+
+def rewards_of(paths: Sequence[str], texts: Sequence[Text]) -> NDArray[np.float64]:
+    """reward_KN of N texts by K models, one after the other in memory; NaN where a text is too long for one.
+
+    DataError where a model cannot be used, NonFiniteError where it gives no number.
+    """
+    reward_KN = np.full((len(paths), len(texts)), np.nan)
+    for reward_N, path in zip(reward_KN, paths, strict=True):
+        for k, reward in enumerate(load(path, setting="reward model").rewards(texts)):
+            if reward is not None and not math.isfinite(reward):
+                raise NonFiniteError(f"reward model {path} gives {reward}; train it again with a lower optim.lr")
+            reward_N[k] = np.nan if reward is None else reward
+        gc.collect()
+    return reward_KN
 
 
 def needed(rewards: Sequence[float | None], what: str) -> list[float]:

@@ -161,13 +161,13 @@ class Rate:
         return cls(num=num, toxic=toxic, rate=toxic / num, ci95=wilson(toxic / num, num))
 
 
-def measure(gauge: Gauge, texts: Sequence[Written]) -> dict[str, Any]:
-    """{all, unjudged, by_step, first, last, change, words, examples}: rates with intervals, plain data.
+def measure(told: Sequence[str | None], texts: Sequence[Written]) -> dict[str, Any]:
+    """{all, unjudged, by_step, first, last, change, words, examples} of what a Gauge says of each text: rates with
+    intervals, plain data.
 
     first, last: of the first and last tenth of the steps; change: {rate, ci95} of last - first (Newcombe), None where
     there are no two steps. DataError where nothing could be judged.
     """
-    told = gauge(texts)
     judged = [(written, why) for written, why in zip(texts, told, strict=True) if why is not None]
     if not judged:
         raise DataError(f"none of {len(texts)} texts could be judged")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import ipaddress
 import json
@@ -179,6 +180,8 @@ def _integer(text: str) -> int:
 def bind(host: str, port: int) -> tuple[socket.socket, bool]:
     """(a socket that does not listen yet, whether only this machine can reach it). SettingsError: it cannot be had."""
     where = f"--host {host} --port {port}"
+    if len(host) > 253 or not host.isprintable() or " " in host:  # as long as a name of DNS may be
+        raise SettingsError(f"--host {host[:40]!r} ({len(host)} characters) is no name or address of a machine")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, name = found[0]
@@ -190,7 +193,10 @@ def bind(host: str, port: int) -> tuple[socket.socket, bool]:
             listener.close()
             raise
     except OSError as error:  # gaierror is one too
-        raise SettingsError(f"{where}: {error.strerror}; --port 0 takes a free port") from None
+        free = "; --port 0 takes a free port" if error.errno == errno.EADDRINUSE else ""
+        raise SettingsError(f"{where}: {error.strerror}{free}") from None
+    except (UnicodeError, OverflowError) as error:  # a label of more than 63 characters, a port above 65535
+        raise SettingsError(f"{where}: {error}") from None
     return listener, ipaddress.ip_address(str(name[0]).partition("%")[0]).is_loopback
 
 

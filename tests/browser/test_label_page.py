@@ -147,6 +147,54 @@ def _answer(somebody: Person, id: str) -> None:
         somebody.wait_done(before + 1)
 
 
+def test_in_a_text_field_the_line_of_keys_says_how_to_leave_it(
+    label: Callable[..., Labelled], somebody: Person
+) -> None:
+    labelled = label([{"id": "w", "prompt": "W", "mode": "write"}], *ONCE)
+    somebody.open(labelled.link())
+    typing = "You are in the text field: Esc leaves it, so that keys act; Ctrl Enter submits."
+    assert somebody.wait_text("#keys", "text field:") == typing
+    somebody.page.keyboard.type("w")
+    assert somebody.page.input_value("#text") == "w", "a key acts while one types"
+    somebody.press("Escape")
+    assert (
+        somebody.wait_text("#keys", "Keys:") == "Keys: w into the text field, u undo, s skip, Enter submit, ? all keys."
+    )
+    somebody.press("w")
+    assert somebody.wait_text("#keys", "You are") == typing
+    somebody.page.keyboard.type("ell")
+    assert somebody.page.input_value("#text") == "well"
+    somebody.press("Escape", "c")
+    assert somebody.wait_text("#keys", "You are") == typing
+    somebody.press("Escape")
+    somebody.wait_text("#keys", "Keys: w")
+    somebody.submit()
+    assert judgements(labelled) == {"w": Judgement(text="well")}
+    assert somebody.problems == []
+
+
+def test_an_empty_answer_is_said_to_be_empty_beside_its_text(label: Callable[..., Labelled], somebody: Person) -> None:
+    rows = [
+        {"id": "q", "prompt": "P", "completions": ["(empty)", ""], "mode": "compare"},
+        {"id": "s", "prompt": "P", "completions": [" \n", "a"], "mode": "spans"},
+    ]
+    labelled = label(rows, *ONCE)
+    somebody.open(labelled.link())
+    for _ in rows:
+        notes = somebody.page.eval_on_selector_all(
+            ".answer",
+            "all => all.map(one => ['.text', '.empty'].map(part => one.querySelector(part)?.innerText.trim() ?? ''))",
+        )
+        if somebody.text("#what").startswith("Which"):
+            assert sorted(notes) == [["", "(empty: the model wrote nothing)"], ["(empty)", ""]]
+            somebody.submit(str(1 + notes.index(["(empty)", ""])))
+        else:
+            assert sorted(notes) == [["", "(blanks alone: the model wrote no words)"], ["a", ""]]
+            somebody.submit()
+    assert judgements(labelled) == {"q": Judgement(ranking=((0,), (1,))), "s": Judgement(spans=())}
+    assert somebody.problems == []
+
+
 def test_undo_takes_back_choices_one_by_one_and_then_the_last_answer(served: Labelled, somebody: Person) -> None:
     somebody.open(served.link("p0"))
     first, keys = somebody.item(), best_first(somebody)

@@ -5,7 +5,7 @@ import { appendSigns, BAD_TOKEN, find, letter, local, make, NO_TOKEN, oneLine, s
 import { blank, body, choose, isRated, mark, missing, placeOf, ranks, rate, restored, rows, tie } from "./judgement.js";
 import { insist, pending, send, tryNow } from "./sending.js";
 import { select, selected, wordAt } from "./spans.js";
-import { describe, refresh, refreshMarks, showItem } from "./view.js";
+import { describe, refresh, refreshMarks, showItem, showKeys } from "./view.js";
 
 const MOST_UNDONE = 100;
 const LOOK_AGAIN_MS = 15000;
@@ -337,7 +337,7 @@ function onKey(event) {
 
 function openSkip() {
   if (!page.item || page.isBusy) return;
-  const reasons = page.me.reasons ?? [];
+  const reasons = page.item.reasons ?? [];
   find("reasons").replaceChildren(...reasons.map((reason, k) => make("button", { type: "button", onclick: () => skip(reason) }, make("kbd", {}, String(k + 1)), ` ${oneLine(reason, 200)}`)));
   find("reason").value = "";
   find("skip-box").showModal();
@@ -427,6 +427,8 @@ function connect() {
       keep();
     });
   }
+  // No key acts in a text field, so the line of keys says which do while one is there.
+  for (const kind of ["focusin", "focusout"]) find("task").addEventListener(kind, () => setTimeout(() => page.item && showKeys(page, document.activeElement.matches("#text, #comment"))));
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => (turnWatch(), keep()));
   window.addEventListener("pagehide", keep);

@@ -6,13 +6,28 @@ const MOST_ROWS = 500;
 const MEANINGS = {
   alpha: "Krippendorff's alpha with its 95 % interval (low, high). 1: all agree, 0: chance; below 0.67 labels are noisy.",
   people:
-    "reliability: share right by Dawid and Skene, with its interval; 0.5 is guessing. gold: share right on items whose answer is known. repeats: share answered otherwise the second time. agreement: share of the others' votes that say the same. position: log odds for what is shown first. too fast: share answered faster than one can read.",
-  disputed: "Most disputed first. dispute: what is not known of the better one, in bits; of ratings the mean difference of two people as a share of the scale.",
+    "Reliability: share right by Dawid and Skene, with its interval; 0.5 is guessing. Repeats: share answered otherwise the second time. Agreement: share of the others' votes that say the same. Preference for what is shown first: log odds, 0 is none. Too fast: share answered faster than one can read.",
+  disputed: "Most disputed first. Dispute: what is not known of the better one, in bits; of ratings the mean difference of two people as a share of the scale.",
 };
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 const isPlain = (value) => value === null || typeof value !== "object" || (Array.isArray(value) && value.every((one) => one === null || typeof one !== "object"));
-// Underscores of the names that the command prints too.
-const words = (name) => oneLine(String(name).replaceAll("_", " "), 120);
+// Of the figures' names in GET /api/stats; others are shown with blanks for their underscores.
+const WORDS = {
+  overview: "Overview", progress: "Progress", modes: "Kinds of questions", alpha: "Alpha", people: "People", skips: "Skips",
+  disputed: "Disputed items", groups: "Groups", reliability_within: "Reliability is told within",
+  items: "Items", gold_items: "Items with a known answer", answered: "Items answered", answers: "Answers", repeats: "Repeats",
+  unknown: "Answers to unknown items", answers_per_item: "Answers per item", hours: "Hours of work", median_seconds: "Median seconds",
+  kendall_w: "Kendall's W", kendall_w_items: "Items of Kendall's W",
+  by: "By", name: "Name", what: "What is judged", level: "Scale", low: "Low", high: "High", group: "Group", source: "Source", mode: "Kind", item: "Item",
+  gold: "Right on known answers", reliability: "Reliability", reliability_thumbs: "Reliability of thumbs", agreement: "Agreement with the others",
+  ratings: "Ratings against the others'", position: "Preference for what is shown first", too_fast: "Too fast", flags: "Flags",
+  dispute: "Dispute", votes: "Votes", completions: "Answers compared", rows: "Differences", advice: "Advice", first: "Share for the first",
+  within: "Within groups", between: "Between groups", correlation: "Correlation", difference: "Difference", p: "p", smallest_p: "Smallest p possible", differs: "Differ",
+};
+// Objects whose keys are people's own words: groups, reasons, names.
+const OWN_KEYS = ["skips", "modes", "people"];
+const words = (name) => oneLine(Object.hasOwn(WORDS, name) ? WORDS[name] : String(name).replaceAll("_", " "), 120);
+const plainly = (name) => oneLine(name, 120);
 
 function shown(value) {
   if (value === null || value === undefined) return "–";
@@ -29,7 +44,7 @@ function inLine(value) {
   const { value: main, low, high, ...rest } = value;
   const first = main === undefined ? [] : [low === undefined || low === null ? shown(main) : `${shown(main)} (${shown(low)} to ${shown(high)})`];
   const others = main === undefined ? Object.entries(value) : Object.entries(rest);
-  return [...first, ...others.map(([name, one]) => `${words(name)} ${isObject(one) ? `(${inLine(one)})` : shown(one)}`)].join(", ") || "none";
+  return [...first, ...others.map(([name, one]) => `${plainly(name.replaceAll("_", " "))} ${isObject(one) ? `(${inLine(one)})` : shown(one)}`)].join(", ") || "none";
 }
 
 function cell(value) {
@@ -39,7 +54,7 @@ function cell(value) {
   return made;
 }
 
-const heading = (name, scope) => make("th", { scope }, words(name));
+const heading = (name, scope, isOwn = false) => make("th", { scope }, isOwn ? plainly(name) : words(name));
 
 function table(caption, label, head, body) {
   const name = words(caption || label);
@@ -65,18 +80,19 @@ function blocks(value, label, caption = "") {
   const plain = entries.filter(([, one]) => isPlain(one));
   const parts = entries.filter(([, one]) => !isPlain(one));
   const made = [];
-  if (plain.length) made.push(table(caption, label, [], plain.map(([name, one]) => make("tr", {}, heading(name, "row"), cell(one)))));
+  const isOwn = OWN_KEYS.includes(caption || label);
+  if (plain.length) made.push(table(caption, label, [], plain.map(([name, one]) => make("tr", {}, heading(name, "row", isOwn), cell(one)))));
   // Objects that are alike are rows of one table: people, attributes, sources.
   if (parts.length && parts.every(([, one]) => isObject(one) && Object.values(one).every(isPlain)) && !plain.length) {
     const columns = columnsOf(parts.map(([, one]) => one));
-    made.push(table(caption, label, ["", ...columns], parts.map(([name, one]) => make("tr", {}, heading(name, "row"), ...columns.map((column) => cell(one[column]))))));
+    made.push(table(caption, label, ["", ...columns], parts.map(([name, one]) => make("tr", {}, heading(name, "row", isOwn), ...columns.map((column) => cell(one[column]))))));
   } else for (const [name, one] of parts) made.push(...blocks(one, label, name));
   return made;
 }
 
 function section(name, value) {
   const id = `section-${name.replace(/\W/g, "-")}`;
-  return make("section", { "aria-labelledby": id }, make("h2", { id }, words(name)), ...(Object.hasOwn(MEANINGS, name) ? [make("p", { class: "quiet" }, MEANINGS[name])] : []), ...blocks(value, name));
+  return make("section", { "aria-labelledby": id }, make("h2", { id }, name === "alpha" ? "Agreement" : words(name)), ...(Object.hasOwn(MEANINGS, name) ? [make("p", { class: "quiet" }, MEANINGS[name])] : []), ...blocks(value, name));
 }
 
 async function show() {

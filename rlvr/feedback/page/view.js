@@ -29,6 +29,9 @@ function textBlock(text) {
   return make("div", {}, block, more);
 }
 
+// Nothing, or blanks alone: said beside the text, so that nobody takes the words for the model's.
+const emptyNote = (text) => (text.trim() ? null : make("p", { class: "empty", role: "note" }, text ? "(blanks alone: the model wrote no words)" : "(empty: the model wrote nothing)"));
+
 function showPrompt(prompt) {
   // A text may stand alone, without a prompt.
   const turns = typeof prompt !== "string" ? prompt : prompt ? [{ role: "user", content: prompt }] : [];
@@ -71,6 +74,8 @@ function answerCard(page, text, position) {
     page.signs[position] = [...text];
     card.append(makeMarkable({ id: `text-${position}`, "aria-labelledby": `name-${position}` }), make("ul", { class: "marks", "aria-label": `Marks in answer ${letter(position)}` }));
   } else card.append(textBlock(text));
+  const note = emptyNote(text);
+  if (note) card.append(note);
   for (const attribute of item.attributes) card.append(ratingRow(page, position, attribute));
   if (item.mode === "thumbs") card.append(thumbButtons(page, position));
   card.addEventListener("focusin", () => page.act.toAnswer(position, false));
@@ -91,13 +96,21 @@ function showMarking(page) {
 }
 
 const KEYS = {
-  compare: (n) => `1 to ${n} the better one, t tie`,
+  compare: (n) => `1 ${n > 2 ? "to" : "or"} ${n} the better one, t tie`,
   rank: (n) => `1 to ${n} next best, t tie with the last`,
   rate: () => "a number rates the marked row, up and down change the row",
   thumbs: () => "y good, n bad",
-  write: () => "w into the text, Esc out of it, Ctrl Enter submit",
+  write: () => "w into the text field",
   spans: () => "arrows move, Shift selects, Ctrl by word, m mark, x take away",
 };
+
+// Those that act where the focus is.
+export function showKeys({ item }, isTyping) {
+  const rated = item.attributes.length && item.mode !== "rate" ? ", r rate" : "";
+  find("keys").textContent = isTyping
+    ? "You are in the text field: Esc leaves it, so that keys act; Ctrl Enter submits."
+    : `Keys: ${KEYS[item.mode](item.completions.length)}${rated}, u undo, s skip, Enter submit, ? all keys.`;
+}
 
 // Builds the item anew; `page` is {item, state, current, row, label, signs, act}.
 export function showItem(page) {
@@ -112,8 +125,7 @@ export function showItem(page) {
   find("comment").value = page.state.comment;
   find("tie").hidden = !ranks(item);
   showMarking(page);
-  const rated = item.attributes.length && item.mode !== "rate" ? ", r rate" : "";
-  find("keys").textContent = `Keys: ${KEYS[item.mode](item.completions.length)}${rated}, u undo, s skip, Enter submit, ? all keys.`;
+  showKeys(page, false);
   if (item.mode === "spans") for (const position of item.completions.keys()) refreshMarks(page, position);
   refresh(page);
 }
