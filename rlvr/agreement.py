@@ -366,8 +366,9 @@ def group_difference(
     num_groups = int(group_A.max(initial=-1)) + 1
     if num_groups < 2:
         raise ValueError(f"there must be at least two groups, got {num_groups}")
-    others = 1 - np.eye(len(group_A))
-    sums, num = products_AA * others, num_AA * others
+    sums, num = products_AA.copy(), num_AA.copy()
+    for of in (sums, num):
+        np.fill_diagonal(of, 0)
     within, between, most = _compared(sums, num, group_A, num_groups)
     factor_A = _factors(sums, num)
     unexplained = sums - num * np.outer(factor_A, factor_A)
@@ -376,9 +377,9 @@ def group_difference(
     drawn = (_closer_within(unexplained, num, rng.permutation(group_A)) for _ in range(permutations))
     as_large = sum(not other < closer - 1e-9 for other in drawn)
     sizes = np.bincount(group_A)
-    same_sizes = math.prod(math.factorial(int(times)) for times in np.unique(sizes, return_counts=True)[1])
-    ways = math.exp(special.gammaln(len(group_A) + 1) - special.gammaln(sizes + 1).sum()) / same_sizes
-    smallest_p = max(1 / ways, 1 / (1 + permutations))
+    times = np.unique(sizes, return_counts=True)[1]  # of groups of one size
+    log_ways = special.gammaln(len(group_A) + 1) - special.gammaln(sizes + 1).sum() - special.gammaln(times + 1).sum()
+    smallest_p = max(math.exp(-log_ways), 1 / (1 + permutations))
     return GroupDifference(
         within_G=within,
         between=between,

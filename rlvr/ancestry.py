@@ -17,7 +17,7 @@ from rlvr import chain, disk, lineage, runs
 from rlvr.ancestry_rows import describe_data
 from rlvr.errors import DataError
 from rlvr.inputs import fingerprint_model
-from rlvr.loop.manifest import read_all
+from rlvr.loop.manifest import NAME, digest_of, read_all
 
 Node = dict[str, Any]
 _MOST_FOLDERS = 5_000
@@ -25,6 +25,7 @@ _DEPTH = 6
 """Folders below a root that are looked through."""
 _PASSED_OVER = ("checkpoints", "rollouts", "groups", "evals", "node_modules", "__pycache__")
 AS_IT_WAS = "as it was"
+_LABELS = "labels in "
 
 
 @dataclass(slots=True)
@@ -95,10 +96,12 @@ def of_run(run: Path, search: Search, _seen: frozenset[str] = frozenset()) -> No
         "git": None if record is None else record.get("git"),
     }
     inputs = lineage.inputs_of(recipe) if record is None else record["inputs"]
-    node["from"] = _inputs(inputs, recipe, search, _seen, lineage.read_rows(run))
+    node["from"] = _inputs(inputs, recipe, search, _seen, lineage.read_rows(run), runs.read_left_out(run))
     key = f"rounds of {run.absolute()}"
     if recipe.get("stage") == "loop" and key not in _seen:
-        node["from"] += _rounds(run, search, frozenset([key]))  # model/ is a copy of what one of them made
+        # model/ is a copy of what one of them made: that model is walked there
+        loops = frozenset(name for name in _seen if name.startswith("rounds of "))
+        node["from"] += _rounds(run, search, loops | {key})
     return node
 
 
@@ -110,7 +113,11 @@ def _rounds(run: Path, search: Search, seen: frozenset[str]) -> list[Node]:
         model = run / "rounds" / f"{record['round']:03d}" / "policy" / "model"
         if (model / "config.json").is_file():
             given = {"path": str(model), "fingerprint": fingerprint_model(str(model))}
-            found.append(_model(what, given, search, seen))
+            node = _model(what, given, search, seen)
+            if digest_of(model) != record["stages"].get("policy", {}).get("made", {}).get("policy/model"):
+                node["state"] = f"changed since {NAME} was written"
+            found.append(node)
+            seen = seen | {given["fingerprint"]}  # the next round's began with it
         else:
             found.append({"what": what, "kind": "file", "path": str(model), "state": "no policy there", "from": []})
     return found
@@ -152,13 +159,14 @@ def _inputs(
     search: Search,
     seen: frozenset[str],
     digests: Mapping[str, Sequence[str]],
+    left_out: Mapping[str, str] | None = None,
 ) -> list[Node]:
     found: list[Node] = []
     for one in inputs:
         if one["kind"] == "model":
             found.append(_model(one["setting"], one, search, seen))
         elif one["kind"] == "data":
-            found.append(_data(one, recipe, search, digests))
+            found.append(_data(one, recipe, search, digests, left_out if one["setting"] == "data.path" else None))
         else:
             file = one["files"][0]
             path, state = _file(file, search)
@@ -177,7 +185,7 @@ def _model(what: str, one: Mapping[str, Any], search: Search, seen: frozenset[st
     node["path"] = str(place)
     record = _sound_record(place, node)
     node["weights"] = _weights(record)
-    if str(fingerprint) in seen:  # a folder that names itself
+    if str(fingerprint) in seen:  # told before, or a folder that names itself
         return node
     seen = seen | {str(fingerprint)}
     run = place.parent
@@ -235,7 +243,11 @@ def _weights(record: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _data(
-    one: Mapping[str, Any], recipe: Mapping[str, Any], search: Search, digests: Mapping[str, Sequence[str]]
+    one: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    search: Search,
+    digests: Mapping[str, Sequence[str]],
+    left_out: Mapping[str, str] | None,
 ) -> Node:
     node: Node = {"what": one["setting"], "kind": "data", "path": one.get("path") or one.get("given"), "from": []}
     node["source"] = one.get("source", "file")
@@ -251,6 +263,8 @@ def _data(
     node["files"] = places
     for place in places:  # a file that was made of others says so beside it
         record = lineage.origin_of(Path(place)) or {}
+        node["state"] += f"; {record['problem']}" if "problem" in record else ""
+        node |= {name: record[name] for name in ("made_by", "judge", "version") if name in record}
         node["from"] += inputs([i for i in record.get("inputs", ()) if i.get("kind") != "database"], search)
     if node["source"] != "file":
         return node | {"function": one.get("function"), "args": one.get("args")}
@@ -259,7 +273,7 @@ def _data(
         section = section.get(name) or {}
     if len(places) == 1:
         node["path"] = places[0]
-    return node | describe_data(places, section, recipe.get("stage"), search.databases)
+    return node | describe_data(places, section, recipe.get("stage"), search.databases, left_out)
 
 
 def _file(file: Mapping[str, Any], search: Search, digests: Sequence[str] = ()) -> tuple[str | None, str]:
@@ -357,43 +371,53 @@ def _told_state(node: Mapping[str, Any]) -> str:
 
 
 def render(node: Mapping[str, Any], depth: int = 0, _shown: set[str] | None = None) -> list[str]:
-    """A node and all below it, a line for each and more for what is known of it; a run is told once."""
+    """A node and all below it, a line for each and more for what is known of it; what was told before is told as
+    above."""
     pad, shown = "  " * depth, set[str]() if _shown is None else _shown
     state = "" if node["state"] == AS_IT_WAS else f"  [{node['state']}]"
-    if node["kind"] == "run" and node["path"] is not None:
-        if node["path"] in shown:
-            return [f"{pad}{node.get('stage') or '?'} run {node['path']}  (as above)"]
-        shown.add(node["path"])
     if node["kind"] == "run":
-        told = [f"{pad}{node.get('stage') or '?'} run {node['path'] or '(folder unknown)'}{state}"]
+        head = f"{pad}{node.get('stage') or '?'} run {node['path'] or '(folder unknown)'}{state}"
         made = ", ".join(f"{name} {node[name][:12]}" for name in ("rlvr", "git") if node.get(name))
         steps = f"{node['steps']} steps" if node.get("steps") is not None else ""
-        told += [f"{pad}  {'; '.join(part for part in (steps, made) if part)}"] if steps or made else []
+        more = ["; ".join(part for part in (steps, made) if part)] if steps or made else []
     else:
-        told = [f"{pad}{node['what']}: {node['path'] or '?'}{state}"]
+        head = f"{pad}{node['what']}: {node['path'] or '?'}{state}"
+        more = list(_data_lines(node)) if node["kind"] == "data" else []
     if node["kind"] == "model" and node.get("fingerprint") and node["path"] != node["fingerprint"]:
-        told.append(f"{pad}  fingerprint {node['fingerprint']}")
-        told += [f"{pad}  {name} sha256 {sha}" for name, sha in (node.get("weights") or {}).items()]
-    if node["kind"] == "data":
-        told += [f"{pad}  {line}" for line in _data_lines(node)]
+        more.append(f"fingerprint {node['fingerprint']}")
+        more += [f"{name} sha256 {sha}" for name, sha in (node.get("weights") or {}).items()]
+    # a run is known by its folder; of models and data what is told of them must be the same too
+    same = [] if node["kind"] == "run" else [node["state"], more]
+    if node["path"] is not None and (more or node["from"]):
+        key = str((node["kind"], os.path.abspath(node["path"]), *same))
+        if key in shown:
+            return [f"{head}  (as above)"]
+        shown.add(key)
+    told = [head, *(f"{pad}  {line}" for line in more if line not in shown)]
+    shown |= {line for line in more if line.startswith(_LABELS)}  # of a database once
     for below in node["from"]:
         told += render(below, depth + 1, shown)
     return told
 
 
 def _data_lines(node: Mapping[str, Any]) -> Iterator[str]:
+    if node.get("judge"):
+        yield f"made by {node.get('made_by')} with the judge {node['judge']} {node.get('version', '')}".rstrip()
     if node.get("function"):
         yield f"function {node['function']} with {json.dumps(node.get('args') or {})}"
     if node.get("num_rows") is not None:
         bad = f", {node['num_bad']} bad ones left out (the first: {node['first_bad']})" if node.get("num_bad") else ""
         yield f"{node['num_rows']} rows{bad}"
+    if left_out := node.get("left_out"):
+        first = next(iter(left_out))
+        yield f"{len(left_out)} of them left out, not trained on (the first: {first}: {left_out[first]})"
     votes = node.get("votes")
     if votes:
         by = f" by {votes['annotators']} people" if votes["annotators"] else ""
         yield f"{votes['votes']} votes{by} in {votes['rows']} of the rows"
     for database in node.get("databases", ()):
         problems = database.get("problems", [])
-        yield f"labels in {database['path']}: " + (
+        yield f"{_LABELS}{database['path']}: " + (
             "; ".join(problems) if problems else f"{database['events']} events, none changed"
         )
     for row in node.get("nearest", ()):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr import lineage, preferences, rows, tasks
-from rlvr.errors import DataError, SettingsError, near
+from rlvr.errors import DataError, SettingsError, near, short
 from rlvr.reward_settings import Data, PreferenceData, Rows
 
 _MOST_ROWS = 200_000
@@ -20,7 +20,6 @@ _MOST_ROWS = 200_000
 _NUM_NEAREST = 3
 LEAST_LIKE = 0.05
 """Similarity of rows that are worth telling."""
-_SHOWN = 80
 _TEXTS = (
     "prompt",
     "question",
@@ -33,29 +32,42 @@ _TEXTS = (
     "response",
     "text",
 )
+_LONGEST_VALUE = 100
+"""Characters of a count or a number of a row that are shown as they are."""
 _WORD = re.compile(r"[^\W_]+")
 Fields = Mapping[str, Any]
 
 
 def describe_data(
-    files: Sequence[str], section: Fields, stage: str | None, databases: Sequence[Path] = ()
+    files: Sequence[str],
+    section: Fields,
+    stage: str | None,
+    databases: Sequence[Path] = (),
+    left_out: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """num_rows, num_bad, first_bad as a run of `stage` reads them; votes and databases where rows have votes."""
-    found: dict[str, Any] = {}
+    """num_rows, num_bad, first_bad as a run of `stage` reads them; votes and databases where rows have votes.
+
+    left_out: rows that the run read and then did not train on, {id: why}; neither they nor bad rows have votes here.
+    """
+    found: dict[str, Any] = {"left_out": dict(left_out)} if left_out else {}
     if not files:
         return found
     kinds = preference_kinds(stage)
     settings = _settings(files, section, PreferenceData if kinds else Data)
+    trained: frozenset[str] | None = None
     if settings is not None:
         try:
             loaded = _loaded(settings, stage)
+            trained = with_parents(row.id for row in loaded.rows if row.id not in (left_out or {}))
             found |= {"num_rows": len(loaded.rows), "num_bad": loaded.num_bad}
             found |= {"first_bad": loaded.bad[0]} if loaded.bad else {}
         except (DataError, SettingsError):  # it cannot be read as that run did: only counted
             found["num_rows"] = sum(1 for _ in raw_rows(files))
     num_rows = num_votes = 0
     people: set[str] = set()
-    for _, row in raw_rows(files):
+    for name, row in raw_rows(files):
+        if trained is not None and name not in trained:
+            continue
         votes, annotators = votes_of(row), annotators_of(row)
         num_rows += bool(votes or annotators)
         num_votes += votes or len(annotators)
@@ -116,15 +128,14 @@ def nearest(
         similarity = _cosine(wanted, _weighed(bag, known, len(bags)))
         if similarity >= LEAST_LIKE:
             scored.append((-similarity, k))
-    found = []
+    found: dict[tuple[str, ...], dict[str, Any]] = {}  # by texts: a draw with replacement has rows twice
     for negative, k in sorted(scored):
         row_id, row = everything[k]
         one = {"id": row_id, "similarity": -negative, "told": told(row), "votes": row.get("votes")}
-        if one["told"] not in {other["told"] for other in found}:  # a draw with replacement has rows twice
-            found.append(one)
+        found.setdefault(tuple(_texts(row)), one)
         if len(found) == num:
             break
-    return found
+    return list(found.values())
 
 
 def _weighed(bag: Counter[str], known: Counter[str], num: int) -> dict[str, float]:
@@ -160,17 +171,42 @@ def _strings(value: Any) -> Iterator[str]:
 def told(row: Fields) -> str:
     """A row on one line."""
     parts = []
-    for name in ("prompt", "question", "chosen", "rejected", "completion", "completions", "label", "ranks", "votes"):
-        value = row.get(name)
+    for name in ("prompt", "question", "chosen", "rejected", "completion", "completions"):
+        if row.get(name) is not None:
+            parts.append(f"{name} {short(' '.join(_strings(row[name])))}")
+    for name in ("label", "ranks", "votes", "vote_counts", "probability", "score_chosen", "score_rejected"):
+        value = rows.parsed(row.get(name))
         if value is not None:
-            text = " ".join(_strings(value)) if name not in ("label", "ranks", "votes") else json.dumps(value)
-            parts.append(f"{name} {_cut(text)}")
-    return "; ".join(parts) or _cut(json.dumps(row, default=str))
+            text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value, default=str)
+            parts.append(f"{name} {text if len(text) <= _LONGEST_VALUE else short(text)}")
+    return "; ".join(parts) or short(json.dumps(row, default=str))
 
 
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...")
+def judged(row: Fields) -> str:
+    """Which judge a row of `rlvr judge` is by, and what it said of each order; "" of any other row."""
+    judge = rows.parsed(row.get("judge"))
+    if not isinstance(judge, Mapping) or "name" not in judge:
+        return ""
+    method = f", {judge['method']}" if judge.get("method") else ""
+    parts = [f"by judge {judge['name']} {judge.get('version', '')}".rstrip() + method]
+    if judge.get("criterion"):
+        parts.append(f"criterion {short(str(judge['criterion']))}")
+    if _is_number(judge.get("logit")):
+        parts.append(f"log odds of the chosen one {judge['logit']:+.4g}")
+    orders, first = judge.get("orders"), judge.get("first")
+    if isinstance(orders, list | tuple) and orders:
+        places = first if isinstance(first, list | tuple) and len(first) == len(orders) else [None] * len(orders)
+        names = {True: "shown first", False: "shown second", None: "of an order"}
+        told_orders = [
+            f"{names[place]} {f'{z:+.4g}' if _is_number(z) else 'abstained'}"
+            for place, z in zip(places, orders, strict=True)
+        ]
+        parts.append(", ".join(told_orders) + (" (they name different winners)" if judge.get("flipped") else ""))
+    return "; ".join(parts)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 # --- votes -----------------------------------------------------------------------------------------------------------
@@ -191,9 +227,11 @@ def annotators_of(row: Fields) -> list[str]:
 
 
 def answers_behind(row_id: str, database: Path) -> list[dict[str, Any]]:
-    """Every event of the item that a row was made from: {event, hash, kind, annotator, showing, at, judgement}.
+    """Every event of the item that a row was made from: {event, hash, kind, annotator, source, showing, at, judgement,
+    comment}.
 
-    annotator: the keyed hash. [] where the database has no such item. DataError: no database of ours.
+    annotator: the keyed hash; of a judge, which is nobody, its name, with its hash as `hashed`, and comment is what it
+    said of its choice (else ""). [] where the database has no such item. DataError: no database of ours.
     """
     from rlvr.feedback.names import Names
     from rlvr.feedback.store import Store
@@ -209,7 +247,7 @@ def answers_behind(row_id: str, database: Path) -> list[dict[str, Any]]:
                 "event": event.sequence,
                 "hash": event.hash,
                 "kind": event.kind,
-                "annotator": store.annotator_hash(event.annotator) if event.annotator else "",
+                **_author(event, store),
                 "group": event.body.get("group", ""),
                 "showing": event.showing,
                 "seconds": event.seconds,
@@ -219,6 +257,18 @@ def answers_behind(row_id: str, database: Path) -> list[dict[str, Any]]:
             for event in store.events()
             if event.item == item and event.kind != "item"
         ]
+
+
+def _author(event: Any, store: Any) -> dict[str, str]:
+    source = str(event.body.get("source", ""))
+    if source == "judge":
+        hashed = {"hashed": store.annotator_hash(event.annotator)}
+        return {"annotator": event.annotator, "source": source, "comment": str(event.body.get("comment", "")), **hashed}
+    return {
+        "annotator": store.annotator_hash(event.annotator) if event.annotator else "",
+        "source": source,
+        "comment": "",
+    }
 
 
 def _item_names(row_id: str) -> Iterator[str]:
@@ -253,10 +303,10 @@ def _database(path: Path, anchor: Mapping[str, Any] | None) -> dict[str, Any]:
         with Store.open(path, readonly=True) as store:
             problems = store.check_chain()
             number, _ = store.head()
-            if anchor is not None and anchor.get("event"):
-                event = next((e for e in store.events() if e.sequence == anchor["event"]), None)
-                if event is None or event.hash != anchor.get("hash"):
-                    problems.append(f"event {anchor['event']} is not the one that the data were exported at")
+            event = None if anchor is None else anchor.get("event")
+            found = store.hash_of(event) if isinstance(event, int) else None
+            if anchor is not None and event and found != anchor.get("hash"):
+                problems.append(f"event {event} is not the one that the data were exported at")
             return {"path": str(path), "events": number, "problems": problems}
     except DataError as error:
         return {"path": str(path), "events": 0, "problems": [str(error)]}
@@ -290,7 +340,12 @@ def ids_read(files: Sequence[str], section: Fields, stage: str | None) -> frozen
         ids = [row.id for row in _loaded(settings, stage).rows]
     except (DataError, SettingsError):
         return None
-    return frozenset([*ids, *(name.rpartition("/")[0] for name in ids if "/" in name)])
+    return with_parents(ids)
+
+
+def with_parents(ids: Iterable[str]) -> frozenset[str]:
+    """Ids, also without what a reading adds: "q1/2" is of q1."""
+    return frozenset(name for each in ids for name in (each, each.rpartition("/")[0]) if name)
 
 
 def missing(files: Sequence[str], row_id: str) -> str:
@@ -306,8 +361,3 @@ def hint(row_id: str, ids: Sequence[str]) -> str:
         more = f" and {len(made_of_it) - 5} more" if len(made_of_it) > 5 else ""
         return f"rows of it: {', '.join(made_of_it[:5])}{more}"
     return near(row_id, ids[:10_000]) + (f"such as {ids[0]!r}" if ids else "there are none")
-
-
-def short(name: str) -> str:
-    """A name for messages."""
-    return repr(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}...")

@@ -101,6 +101,7 @@ def encode_demonstrations(
     completion_only: bool,
     split: bool = False,
     on_bad_row: Literal["error", "skip"] = "error",
+    left_out: dict[str, str] | None = None,
 ) -> list[Example]:
     """Prompt ids + completion ids + end token, in order; rows of more than max_length tokens are bad rows.
 
@@ -109,7 +110,8 @@ def encode_demonstrations(
     Prompt and completion are tokenised apart, as in sampling, so the ids begin with those of render_prompt. The
     completion of a conversation is what the chat template adds to the rendered prompt, up to its end token; where the
     template rewrites earlier turns (so that the prompt is not a prefix) it is the bare text. An end token that the
-    template did not write is added. DataError names all bad rows; with skip they are left out.
+    template did not write is added. DataError names all bad rows; with skip they are left out, and noted in left_out,
+    {id: why}.
     """
 
     def check(row: Demonstration, ids: tuple[list[int], list[list[int]]]) -> Example:
@@ -123,7 +125,7 @@ def encode_demonstrations(
         demonstrations, lambda rows: _sequences(tokenizer, [(row.prompt, (row.completion,)) for row in rows])
     )
     examples = _checked(
-        "demonstrations", demonstrations, encoded, check, "shorten them, or raise max_length", on_bad_row
+        "demonstrations", demonstrations, encoded, check, "shorten them, or raise max_length", on_bad_row, left_out
     )
     if not split or max_length is None:
         return examples
@@ -151,12 +153,14 @@ def encode_rows(
     *,
     max_length: int | None,
     on_bad_row: Literal["error", "skip"] = "error",
+    left_out: dict[str, str] | None = None,
 ) -> list[tuple[Row, tuple[Example, ...]]]:
     """Comparisons, rankings, ratings or best-of-N rows (all of one kind) with an Example of each completion, in order.
 
     Each Example is as encode_completion has it, all of a row behind the same prompt ids: chosen before rejected, or
     as the ranking has them. Rows of which a completion has more than max_length tokens with its prompt, or two have
-    the same tokens, are bad rows. DataError names all of those; with skip they are left out.
+    the same tokens, are bad rows. DataError names all of those; with skip they are left out, and noted in left_out,
+    {id: why}.
     """
     kind, completions = _COMPLETIONS[type(rows[0])]
 
@@ -172,7 +176,9 @@ def encode_rows(
     def encode(chunk: Sequence[Any]) -> list[tuple[list[int], list[list[int]]]]:
         return _sequences(tokenizer, [(row.prompt, completions(row)) for row in chunk])
 
-    return _checked(IN_WORDS[kind], rows, _by_row(rows, encode), check, "shorten them, or raise max_length", on_bad_row)
+    encoded = _by_row(rows, encode)
+    advice = "shorten them, or raise max_length"
+    return _checked(IN_WORDS[kind], rows, encoded, check, advice, on_bad_row, left_out)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> str:
@@ -398,6 +404,7 @@ def _checked(
     check: Callable[[Any, Any], Any],
     advice: str,
     on_bad_row: Literal["error", "skip"],
+    left_out: dict[str, str] | None = None,
 ) -> list[Any]:
     good: list[Any] = []
     bad: list[str] = []
@@ -408,6 +415,8 @@ def _checked(
             good.append(check(row, item))
         except BadRow as error:
             bad.append(f"{row.id}: {error}")
+            if left_out is not None:
+                left_out[row.id] = str(error)
     if bad and (on_bad_row == "error" or not good):
         raise DataError(bad_rows_message(name, bad[:NUM_SHOWN], len(bad), len(rows), advice))
     return good

@@ -32,7 +32,7 @@ from rlvr import (
     settings,
     verifiers_commands,
 )
-from rlvr.errors import DataError, DiskError, RlvrError, SettingsError
+from rlvr.errors import DataError, DiskError, RlvrError, SettingsError, short
 from rlvr.feedback import label_commands
 from rlvr.recipe import EvalRecipe, Recipe, RlRecipe, TrainingRecipe
 from rlvr.serve import commands as serve_commands
@@ -86,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug or error.errno not in (errno.ENOSPC, errno.ENAMETOOLONG):
             raise
         if error.errno == errno.ENAMETOOLONG:  # pathlib asks whether such a file exists, and raises
-            print(f"rlvr: {str(error.filename)[:80]}...: {os.strerror(error.errno).lower()}", file=sys.stderr)
+            name = short(str(error.filename or "a name"))
+            print(f"rlvr: {name}: {os.strerror(error.errno).lower()}", file=sys.stderr)
             sys.exit(SettingsError.exit_code)
         print(f"rlvr: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

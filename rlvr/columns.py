@@ -37,7 +37,8 @@ def find(
         for part in [mapped] if mapped in fields else mapped.split("."):
             value = parsed(value)
             if not isinstance(value, Mapping) or part not in value:
-                raise BadRow(f"no column {mapped!r} ({word}={mapped} names it; has: {', '.join(map(str, fields))})")
+                named = f"named by columns.{word} or --column {word}={mapped}"
+                raise BadRow(f"no column {mapped!r} ({named}; has: {', '.join(map(str, fields))})")
             value = value[part]
         return (mapped, value) if value is not None else None
     there = [(name, fields[name]) for name in names if fields.get(name) is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -27,6 +28,26 @@ def write(path: Path, text: str) -> None:
         fresh.replace(path)
     except OSError:
         fresh.unlink(missing_ok=True)
+        raise
+
+
+def publish(part: Path, path: Path) -> None:
+    """Give a file or a folder that is whole its name, which outlives a power cut; a file keeps the name `part` too.
+    FileExistsError: something has that name, and keeps it. OSError: `path` is not there."""
+    is_folder = part.is_dir()
+    try:
+        (os.rename if is_folder else os.link)(part, path)  # an empty folder may be replaced
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+    try:
+        sync(path.parent)
+    except OSError:
+        if is_folder:
+            os.rename(path, part)
+        else:
+            path.unlink()
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_SHOWN = 80
 _LONGEST_NAME = 100
 """Characters that are compared with what is known."""
 
@@ -18,6 +19,12 @@ def near(name: str, known: Iterable[str]) -> str:
 def one_line(error: BaseException, most: int = 300) -> str:
     """What an error says, on one line: "ValueError: no such thing". At most so many characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:most]
+
+
+def short(text: str) -> str:
+    """A name or a value for messages: quoted, on one line, cut at 80 characters."""
+    text = " ".join(text.split())
+    return repr(text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}...")
 
 
 class RlvrError(Exception):

@@ -463,16 +463,15 @@ def compare_values(before: Mapping[str, float], after: Mapping[str, float], *, s
     shared = sorted(before.keys() & after.keys())
     if not shared:
         raise ValueError("before and after share no task")
-    values = [side[task] for side in (before, after) for task in shared]
-    low, width = min(values), max(values) - min(values)
-    unit = width or 1.0
-    # compare() takes shares; what it says is turned back
-    told = compare(*({task: (side[task] - low) / unit for task in shared} for side in (before, after)), seed=seed)
+    # compare() takes shares, of which only the difference counts; what it says is turned back
+    deltas = {task: after[task] - before[task] for task in shared}
+    unit = max(map(abs, deltas.values())) or 1.0
+    told = compare(dict.fromkeys(shared, 0.0), {task: delta / unit for task, delta in deltas.items()}, seed=seed)
     return {
         **told,
         "before": float(np.mean([before[task] for task in shared])),
         "after": float(np.mean([after[task] for task in shared])),
         "delta": told["delta"] * unit,
-        "ci95": [end * unit for end in told["ci95"]] if width else [0.0, 0.0],
+        "ci95": [end * unit for end in told["ci95"]] if any(deltas.values()) else [0.0, 0.0],
         "unpaired": len(before.keys() ^ after.keys()),
     }

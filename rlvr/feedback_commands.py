@@ -13,6 +13,15 @@ from rlvr.errors import DataError, SettingsError, near
 
 app = typer.Typer(rich_markup_mode=None, help="Take answers of people out of a database, and bring others' in.")
 _MOST_SHOWN = 20
+_FITTING = {
+    "compare": "preference or ranking",
+    "rank": "preference or ranking",
+    "thumbs": "unpaired",
+    "rate": "ratings",
+    "write": "sft",
+    "spans": "raw",
+}
+"""The --as for the items of each mode."""
 
 Database = Annotated[Path, typer.Argument(metavar="DB", help="Database of `rlvr label`.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line.")]
@@ -75,7 +84,11 @@ def export(
     with Store.open(db, readonly=True) as store:
         head = store.head()
         found = exports.export(store, settings)
-    reasons = [f"{num} {exports.REASONS[why]}" for why, num in found.left_out.items()]
+    reasons = [f"{num} {exports.REASONS[why]}" for why, num in found.left_out.items() if why != "other_mode"]
+    if found.other_modes:
+        modes = ", ".join(f"{num} {mode} (--as {_FITTING[mode]})" for mode, num in sorted(found.other_modes.items()))
+        num_others = found.other_modes.total()
+        reasons.append(f"{num_others} items that rows of {form} are not made from: {modes}")
     for line in reasons:
         typer.echo(f"left out: {line}", err=True)
     if found.num_ties:
@@ -84,6 +97,15 @@ def export(
             "probability they are sure choices: --ties drop leaves them out",
             err=True,
         )
+    if found.doubts:
+        low, high = max(found.doubts, key=lambda interval: interval[1] - interval[0])
+        typer.echo(
+            f"{len(found.doubts)} labels rest on people of whose reliability little is known (95 % interval {low:.2f} "
+            f"to {high:.2f} for one): --labels votes is the safer choice",
+            err=True,
+        )
+    if by_group and found.rows and all(row["group"] is None for row in found.rows):
+        typer.echo("--by-group: nobody who answered has a group, so `group` is null in all rows", err=True)
     if found.as_messages:
         typer.echo(
             f"{found.as_messages} plain prompts are written as a user's message, as others are messages", err=True
@@ -154,16 +176,23 @@ def import_(
 
 
 def _columns(texts: list[str]) -> dict[str, tuple[str, ...]]:
-    from rlvr.feedback.imports import WORDS
+    from rlvr.feedback.imports import NUMBERED, WORDS
 
     found: dict[str, tuple[str, ...]] = {}
     for text in texts:
         word, sign, name = text.partition("=")
         word = "ratings" if word == "scores" else word  # a recipe's word for them
-        if not sign or not name or word not in WORDS:
+        if not sign or not name or (word not in WORDS and not NUMBERED.fullmatch(word)):
             hint = near(word, WORDS) if sign else ""
-            raise SettingsError(f"--column {text}: must be WORD=COLUMN; {hint}words are {', '.join(WORDS)}")
+            raise SettingsError(
+                f"--column {text}: must be WORD=COLUMN; {hint}words are {', '.join(WORDS)}, response_a, response_b, ..."
+            )
+        if word in found and NUMBERED.fullmatch(word):
+            raise SettingsError(f"--column {text}: {word} is column {found[word][0]} already")
         found[word] = (*found.get(word, ()), name)
+    answers = [word for word in found if NUMBERED.fullmatch(word)]
+    if len(answers) == 1:
+        raise SettingsError(f"--column {answers[0]}: is one answer; name the others' columns too, as response_b=COLUMN")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,13 +30,12 @@ Example: rlvr judge samples.jsonl --model runs/judge/model --constitution princi
 Example: rlvr judge labelled.jsonl --endpoint http://127.0.0.1:8000/v1 --judge-model qwen --report"""
 _MOST_SHOWN = 80
 """Characters of an option in a message."""
-_SECTIONS = ("by", "method", "samples", "temperature", "reason", "max_tokens", "prices", "secret_from", "seed")
-_KINDS = ("endpoint", "hf", "vllm", "pairwise", "constitution", "rubric", "reference")
 _OPTIONS = {
-    "by.url": "--endpoint", "by.model": "--judge-model", "by.api_key_from": "--api-key-from", "by.path": "--model",
-    "method.keep": "--keep", "samples": "--samples",
+    "by.endpoint": "--endpoint", "by.hf": "--model", "by.vllm": "--model", "by.url": "--endpoint", "by.path": "--model",
+    "by.model": "--judge-model", "by.api_key_from": "--api-key-from", "by.as_chat": "--set by.as_chat",
+    "method.keep": "--keep", "samples": "--samples", "secret_from": "--set secret_from", "judge's cache": "--cache",
 }  # fmt: skip
-"""Of settings that have one of their own."""
+"""What people typed, by what messages of settings begin with."""
 
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="Rows with prompt and completions (2 to 9), or chosen and rejected.")
@@ -70,7 +70,8 @@ Keep = Annotated[
     Literal["consistent", "soft"] | None,
     typer.Option(
         "--keep",
-        help="consistent: pairs whose two orders name different winners are left out, as without it; soft: they stay.",
+        help="consistent: pairs whose two orders name different winners are left out; soft: they stay. Without it "
+        "consistent, and soft with --one-order.",
     ),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=1, help="Times that each question is asked.")]
@@ -148,14 +149,14 @@ def judge(
     from rlvr.judging.judge import Judge
     from rlvr.rows import Argument
 
+    beside = out if out is not None else Path(file)
+    replies = cache or beside.with_name(f".{beside.name}.judged")
     outputs = Outputs(out, abstained, db)
-    outputs.check_files()
+    outputs.check_files(replies)
     named = Argument("FILE", columns="--column", on_bad_row="--skip-bad")
     loaded = load_cases(_data(file, column or [], skip_bad), named)
     if own is not None:
         _check_own(loaded.cases, own)
-    beside = out if out is not None else Path(file)
-    replies = cache or beside.with_name(f".{beside.name}.judged")
     started = time.perf_counter()
     with _in_options(settings.method.kind):
         judge = Judge(settings, seed, replies, setting="")
@@ -202,28 +203,12 @@ def _data(file: str, columns: Sequence[str], skip_bad: bool) -> PreferenceData:
 @contextlib.contextmanager
 def _in_options(method: str) -> Iterator[None]:
     """Problems of settings, said of the options that people typed."""
+    options = _OPTIONS | {"method.file:": f"--{method}"}
     try:
         yield
     except RlvrError as error:
-        raise type(error)("\n".join(_as_option(problem, method) for problem in str(error).split("\n"))) from None
-
-
-def _as_option(problem: str, method: str) -> str:
-    """With --endpoint in place of by.endpoint.url; what has no option of its own was given by --set."""
-    if problem.startswith("judge's cache"):
-        return f"{problem} (--cache FILE names another)"
-    name, sign, rest = problem.partition(": ")
-    section, *parts = name.split(".")
-    if not sign or section not in _SECTIONS:
-        return problem
-    plain = ".".join([section, *(parts[1:] if parts and parts[0] in _KINDS else parts)])
-    if plain == "method.file":
-        return f"--{method} {rest}"
-    if plain == "method":
-        return f"--method {method}: {rest}"
-    if plain == "by" and parts:
-        return f"{'--endpoint' if parts[0] == 'endpoint' else '--model'}: {rest}"
-    return f"{_OPTIONS.get(plain, f'--set {plain}')}: {rest}"
+        named = re.compile(r"^(judge's cache|method\.file:|[\w.]+)", re.MULTILINE)
+        raise type(error)(named.sub(lambda found: options.get(found[0], found[0]), str(error))) from None
 
 
 @contextlib.contextmanager
@@ -234,9 +219,8 @@ def _kept(judge: Judge, replies: Path) -> Iterator[None]:
     except RlvrError as error:
         if not judge.asker.num_asked + judge.asker.num_kept:
             raise
-        raise type(error)(
-            f"{error}; what was answered is kept in {replies}: the same command goes on from there"
-        ) from error
+        on = f"the same command goes on from there, as does any with --cache {replies}"
+        raise type(error)(f"{error}; what was answered is kept: {on}") from error
 
 
 def _settings(
@@ -288,11 +272,12 @@ def _settings(
     try:
         return Judging.model_validate(values)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg'].removeprefix('Value error, ')}"
-            for each in error.errors()
-        ]
-        raise SettingsError("\n".join(_as_option(problem, method) for problem in problems)) from None
+        options = _OPTIONS | {f"method.{method}": f"--method {method}"}
+        problems: list[str] = []
+        for each in error.errors():
+            name = re.sub(r"^(by|method)\.\w+\.", r"\1.", ".".join(map(str, each["loc"])))  # without their kind
+            problems.append(f"{options.get(name, f'--set {name}')}: {each['msg'].removeprefix('Value error, ')}")
+        raise SettingsError("\n".join(problems)) from None
 
 
 def _set(values: dict[str, Any], text: str) -> None:

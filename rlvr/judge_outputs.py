@@ -34,12 +34,15 @@ class Outputs:
     abstained: Path | None = None
     db: Path | None = None
 
-    def check_files(self) -> None:
-        """DataError: a file is there already, or the database is not. DiskError: a file could not be written."""
+    def check_files(self, replies: Path) -> None:
+        """DataError: a file is there already, or the database is not. DiskError: a file could not be written. replies:
+        file of those that were paid for, which there may be from an earlier start."""
+        places: set[str] = set()
         for option, path in (("--out", self.out), ("--abstained", self.abstained)):
             if path is not None:
-                _check_new(option, path)
-        if self.out is not None and self.abstained is not None and self.out.absolute() == self.abstained.absolute():
+                _check_new(option, path, replies)
+                places.add(os.path.realpath(path))
+        if self.out is not None and self.abstained is not None and len(places) == 1:
             raise DataError(f"--abstained {self.abstained}: is --out too; name another file")
         if self.db is not None:
             try:
@@ -102,13 +105,14 @@ class Outputs:
         return figures
 
 
-def _check_new(option: str, path: Path) -> None:
+def _check_new(option: str, path: Path, replies: Path) -> None:
     try:
         if path.is_dir() or not path.absolute().parent.is_dir():
             why = "is a folder; name a file in it" if path.is_dir() else "no such folder"
             raise DiskError(f"{option} {path}: {why}")
-        if path.exists():
-            raise DataError(f"{option} {path} exists: remove it, or name another file (what was asked is kept)")
+        if os.path.lexists(path):
+            kept = f" and --cache {replies}, where what was asked is kept" if os.path.isfile(replies) else ""
+            raise DataError(f"{option} {path} exists: remove it, or name another file{kept}")
         # of the names beside it the longest: a folder that takes no new file says so here and not once all is paid
         probe = path.with_name(f"..{path.name}.{lineage.NAME}.new")
         os.close(os.open(probe, os.O_CREAT | os.O_WRONLY, 0o600))
@@ -123,23 +127,15 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """All rows, or no file."""
     part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)  # never over a file that came meanwhile
-        try:
-            disk.sync(path.parent)
-        except OSError:
-            path.unlink()
-            raise
+        disk.write(part, "".join(json.dumps(row) + "\n" for row in rows))
+        disk.publish(part, path)
     except FileExistsError:
         raise DataError(f"{path} exists: remove it, or name another file") from None
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may have become one that is only read
+            part.unlink(missing_ok=True)
 
 
 def _note_origin(judge: Judge, file: str, made: Sequence[Path]) -> None:

@@ -29,7 +29,7 @@ class EndpointJudge(Settings):
     """For one question with all its attempts and the pauses between; then it is an error."""
     retries: Annotated[int, Field(ge=0, le=20)] = 5
     """Further attempts after status 408, 429 or 5xx, a timeout, or no connection; after 0.5, 1, 2, ... s, or what
-    Retry-After says."""
+    Retry-After says where that is longer."""
     concurrency: PositiveInt = 16
     """Questions under way at the same time."""
     logprobs: bool = True
@@ -74,7 +74,9 @@ class Prices(Settings):
     """Per million tokens, in whatever currency."""
 
     prompt: NonNegative = 0.0
+    """Of what the judge reads."""
     completion: NonNegative = 0.0
+    """Of what it writes."""
 
 
 def _check_letters(letters: tuple[str, str]) -> None:

@@ -325,13 +325,19 @@ def data_files(path: Path, split: str = "train") -> list[Path]:
 
 
 def origin_of(file: Path) -> Record | None:
-    """What a data file says it was made from: the record .NAME.lineage.json beside it; None where there is none."""
+    """What a data file says it was made from: the record .NAME.lineage.json beside it; None where there is none.
+
+    {"problem": ...} of one that is damaged.
+    """
     path = file.with_name(f".{file.name}.{NAME}")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except FileNotFoundError:
         return None
-    return None if _problem(record) else record
+    except (OSError, ValueError, RecursionError) as error:
+        return {"problem": f"its record {path.name} cannot be read ({one_line(error, 100)})"}
+    problem = _problem(record)
+    return {"problem": f"its record {path.name} is damaged: {problem}"} if problem else record
 
 
 def note_origin(file: Path, inputs: Sequence[Record], **about: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, Strict, ValidationError, field_validator, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from rlvr.fields import Count, Name, NonNegative, PositiveFloat, PositiveInt, Settings, Share, Strings
 from rlvr.judge_settings import Judging
@@ -79,8 +79,8 @@ class Labels(Settings):
     """Of decay."""
     of_refused: Literal["keep", "drop"] = "keep"
     """What becomes of the labels of a round that was refused."""
-    judge: dict[str, Any] = {}
-    """Of judge: its settings, by the names that `rlvr judge` has for them."""
+    judge: Judging | None = None
+    """Of judge: its settings, those of rewards.NAME of kind: judge."""
     truth: Name | None = None
     """Of simulated: what a completion is worth, package.module:function or file.py:function whose parameters are out of
     prompt, answer, gold and round; two of log odds d are told apart with probability s(d)."""
@@ -89,24 +89,36 @@ class Labels(Settings):
     crowd: People = ({"name": "ann"},)
     """Of simulated: the annotators, each by what a Person of rlvr.feedback.crowd has (name, reliability, ...)."""
 
+    @field_validator("crowd", mode="before")
+    @classmethod
+    def _undone(cls, crowd: Any) -> Any:
+        """null takes away what a base recipe says."""
+        return cls.model_fields["crowd"].default if crowd is None else crowd
+
     @model_validator(mode="after")
     def _check(self) -> Labels:
-        if (self.kind == "simulated") != (self.truth is not None):
-            raise ValueError(f"truth goes with kind: simulated, which needs it; kind is {self.kind}")
+        if self.kind == "simulated" and self.truth is None:
+            raise ValueError("truth goes with kind: simulated, which needs it; kind is simulated")
+        if self.kind != "simulated" and self.truth is not None:
+            raise ValueError(
+                f"truth goes with kind: simulated; kind is {self.kind}: labels.truth=null takes it away (and with "
+                "gate.judge truth choose gate.judge=verifier, labels or reward_model)"
+            )
+        names = [str(person.get("name")) for person in self.crowd]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"each person of crowd needs a name of their own; there are several of {twice!r}")
         if self.truth_from and self.truth is None:
             raise ValueError("truth_from goes with kind: simulated only")
         if bad := [key for key in self.truth_from if not key.isdecimal() or int(key) < 2]:
             raise ValueError(f"truth_from must be by rounds from 2 on, got {bad[0]!r}; the first round's is truth")
         if self.kind == "simulated" and len(self.crowd) < self.votes:
             raise ValueError(f"crowd must have at least as many people as votes ({self.votes}), got {len(self.crowd)}")
-        if bool(self.judge) != (self.kind == "judge"):
-            raise ValueError(f"judge goes with kind: judge, which needs it; kind is {self.kind}")
-        if self.judge:
-            try:
-                Judging.model_validate(self.judge)
-            except ValidationError as error:
-                told = [f"judge.{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-                raise ValueError("; ".join(told)) from None
+        if self.judge is None and self.kind == "judge":
+            raise ValueError(
+                "judge goes with kind: judge, which needs it: labels.judge.by.url and labels.judge.by.model"
+            )
+        if self.judge is not None and self.kind != "judge":
+            raise ValueError(f"judge goes with kind: judge; kind is {self.kind}: labels.judge=null takes it away")
         if self.kind == "judge" and self.votes > 1:
             raise ValueError(f"votes must be 1 for kind: judge (judge.samples asks it several times), got {self.votes}")
         return self
@@ -232,7 +244,10 @@ class LoopRecipe(Recipe):
         if self.eval.tasks is None:
             raise ValueError("eval.tasks is needed: held-out tasks, on which a new policy is compared with the current")
         if self.gate.judge == "truth" and self.gate.truth is None and self.labels.truth is None:
-            raise ValueError("gate.judge truth needs gate.truth, a function that says what a completion is worth")
+            raise ValueError(
+                "gate.judge truth needs gate.truth, a function that says what a completion is worth; without one "
+                "choose gate.judge=verifier, labels or reward_model"
+            )
         if self.gate.judge == "reward_model" and self.gate.path is None and not self.pick.held_out:
             raise ValueError("gate.judge reward_model needs gate.path, or pick.held_out above 0 to train one")
         if self.pick.kind != "random" and self.reward_model.members < 2:

@@ -113,6 +113,19 @@ _SUPERVISED = (
     ),
     _Panel("Time of a step", "seconds", {"step_time": "step_time"}, from_zero=True),
 )
+_LOOP = (
+    _Panel("Held-out tasks", "the gate's judge", {"gate/before": "current policy", "gate/after": "new policy"}),
+    _Panel(
+        "Accuracy of the reward model",
+        "share of held-out comparisons",
+        {"accuracy": "labels", "reward_model/expected_accuracy": "true preferences, expected"},
+    ),
+    _Panel("Share of the ceiling", "share", {"reward_model/ceiling_share": "held out"}),
+    _Panel("Labels", "comparisons", {"labels/num": "learnt from", "labels/new": "new"}, from_zero=True),
+    _Panel("Reward of the policy's run", "mean reward", {"reward": "last steps"}),
+    _Panel("KL from the reference", "nats", {"kl": "kl"}),
+)
+"""Of `rlvr loop`, whose steps are rounds."""
 
 
 def plot(run_dir: Path, out: Path | None = None) -> Path:
@@ -155,6 +168,7 @@ def figure(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import; Agg needs no display
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     drawers = [*_drawers(rows, summary, stage), *_divergence_drawers(curve)]
     if not drawers:
@@ -168,13 +182,15 @@ def figure(
         axes = drawing.add_subplot(num_rows, num_columns, place)
         draw(axes)
         if not axes.get_xlabel():
-            axes.set_xlabel("step")
+            axes.set_xlabel("round" if stage == "loop" else "step")
+            if stage == "loop":
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         handles, labels = axes.get_legend_handles_labels()
         if len(handles) > 1:
             axes.legend(handles, labels, fontsize=8, frameon=False)
-    drawing.suptitle(_title(rows, summary, name), fontsize=12)
+    drawing.suptitle(_title(rows, summary, name, "rounds" if stage == "loop" else "steps"), fontsize=12)
     return drawing
 
 
@@ -260,6 +276,8 @@ def moving_average(values_T: np.ndarray, window: int) -> np.ndarray:
 def _drawers(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], stage: str | None) -> list[Any]:
     """One function of the axes for each panel that has something to show."""
     names = {name for row in rows for name in row}
+    if stage == "loop":
+        return [_drawer(panel, rows) for panel in _LOOP if any(len(_series(rows, m)[0]) for m in panel.metrics)]
     rl = "reward" in names
     drawers: list[Any] = []
     if rl:
@@ -385,8 +403,8 @@ def _draw_evaluations(axes: Axes, points: Mapping[int, tuple[float, tuple[float,
     axes.set_ylabel("pass@1")
 
 
-def _title(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], name: str) -> str:
-    text = f"{name}: {rows[-1]['step']} steps" if rows else name
+def _title(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any], name: str, steps: str) -> str:
+    text = f"{name}: {rows[-1]['step']} {steps}" if rows else name
     ends = [summary[when].get("pass@1") for when in ("before", "after") if isinstance(summary.get(when), Mapping)]
     if len(ends) == 2 and None not in ends:
         text += f", pass@1 {ends[0]:.2f} before, {ends[1]:.2f} after"

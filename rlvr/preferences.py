@@ -26,7 +26,7 @@ from rlvr.preference_labels import (
 )
 from rlvr.preference_texts import completion, read_prompt, split_pair
 from rlvr.reward_settings import PreferenceData
-from rlvr.rows import BadRow, Row, kind, parsed, read_rows, typed
+from rlvr.rows import Argument, BadRow, Row, kind, parsed, read_rows, typed
 from rlvr.tasks import Asked, Item, Loaded, collect, exclude_prompts
 from rlvr.types import BestOf, Preference, Prompt, Ranking, Rating
 
@@ -86,6 +86,8 @@ def kind_of(data: PreferenceData, *, setting: str = "data") -> Kind:
         if shape is not None:
             return shape
         first = first or f"{row.where}: {_no_shape(fields, setting)}"
+    if first is not None and isinstance(setting, Argument):  # which file it is stands before the row's number
+        raise DataError(first)
     raise DataError(f"{typed(setting, 'path')}: {data.path}: " + (first or "holds no rows"))
 
 

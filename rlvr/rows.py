@@ -5,6 +5,7 @@ What cannot be read as a row (a broken line, a short CSV row) is a BadRow in its
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import difflib
@@ -12,6 +13,7 @@ import inspect
 import itertools
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +25,7 @@ from typing import Any
 from rlvr import plugins
 from rlvr.errors import DataError, SettingsError
 from rlvr.reward_settings import Rows
+from rlvr.types import is_nested_deeper
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 
@@ -103,27 +106,29 @@ def kind(value: Any) -> str:
 
 def as_plain(value: Any) -> Any:
     """Plain data that JSON holds, or NOT_PLAIN; NaN and infinities become None. BadRow: nested too deep."""
-    return _plain(value, _MOST_LEVELS)
+    with contextlib.suppress(RecursionError):  # far deeper
+        plain = _plain(value)
+        if not is_nested_deeper(plain, _MOST_LEVELS):
+            return plain
+    raise BadRow(f"nested deeper than {_MOST_LEVELS} levels")
 
 
-def _plain(value: Any, levels: int) -> Any:
-    if not levels:
-        raise BadRow(f"nested deeper than {_MOST_LEVELS} levels")
+def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        pairs = [(str(key), _plain(item, levels - 1)) for key, item in value.items()]
+        pairs = [(str(key), _plain(item)) for key, item in value.items()]
         return {key: item for key, item in pairs if item is not NOT_PLAIN}
     if isinstance(value, (list, tuple)):
-        return [item for item in (_plain(part, levels - 1) for part in value) if item is not NOT_PLAIN]
+        return [item for item in (_plain(part) for part in value) if item is not NOT_PLAIN]
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
     tolist = getattr(value, "tolist", None)  # numpy's scalars and arrays
-    return _plain(tolist(), levels) if callable(tolist) else NOT_PLAIN
+    return _plain(tolist()) if callable(tolist) else NOT_PLAIN
 
 
 def parsed(value: Any) -> Any:
@@ -137,6 +142,8 @@ def parsed(value: Any) -> Any:
 
 
 def _no_file(path: Path, data: Rows, setting: str) -> str:
+    if os.path.lexists(path):  # a device, a socket, a link that leads nowhere
+        return f"{_named(setting, 'path')}: {data.path} is no regular file or folder"
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, siblings, n=1)
     hint = f"; did you mean {path.parent / near[0]}?" if near else ""

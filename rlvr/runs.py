@@ -244,6 +244,12 @@ class Run:
             for path in (folder / f"{name}.jsonl", folder / f"{name}.json"):
                 self._chain.add_file(path)
 
+    def note_left_out(self, why: Mapping[str, str]) -> None:
+        """left_out.json: rows of `data` that were read and yet not trained on, {id: why}."""
+        if why:
+            with _as_disk_error(self.folder):
+                disk.write(self.folder / "left_out.json", json.dumps(why))
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json, which says that the run is finished."""
         with _as_disk_error(self.folder):
@@ -354,6 +360,11 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     if not isinstance(summary, dict):
         raise DataError(f"{path} is damaged: it holds no figures; without it the run is resumed")
     return summary
+
+
+def read_left_out(folder: Path) -> dict[str, Any]:
+    """{id: why} of the rows that Run.note_left_out() noted."""
+    return _read_object(folder / "left_out.json") or {}
 
 
 def read_rollouts(folder: Path, step: int) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ _DEFAULT_TAGS: dict[tuple[str, ...], tuple[str, str]] = {
     ("rewards", "*"): ("kind", "verified"),
     ("rewards", "*", "by"): ("kind", "endpoint"),
     ("rewards", "*", "method"): ("kind", "pairwise"),
+    ("labels", "judge", "by"): ("kind", "endpoint"),
+    ("labels", "judge", "method"): ("kind", "pairwise"),
 }
 _AS_IN_DATA = ("columns", "verifier", "system", "as_chat", "prompt_template")
 """Of eval.tasks: what the rows of training and evaluation have in common."""

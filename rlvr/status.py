@@ -58,7 +58,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     """Where the run stands, as plain data for JSON.
 
     {"schema", "run", "state": running|finished|stopped, "stage", "model", "steps_done", "steps_total" (None for an
-    evaluation), "seconds_per_step", "seconds_left", "metrics": {name: last value}, "before", "after", "warnings"}.
+    evaluation), "seconds_per_step", "seconds_left", "metrics": {name: last value}, "before", "after", "warnings"}; of
+    `rlvr loop` also "rounds" and "waiting" (what people have still to answer, in words; "" where nothing).
     What is not known is None. The number of a row's step is the number of steps done after it.
     DataError where the folder is not a run.
     """
@@ -90,8 +91,30 @@ def status(run_dir: Path) -> dict[str, Any]:
         "before": summary.get("before") or _evaluation([row for row in rows if row["step"] == 0]),
         "after": summary.get("after") or _evaluation([row for row in rows if row["step"] > 0]),
         "warnings": summary.get("warnings", 0),
-        **({"rounds": of_rounds.table(of_rounds.read_all(run_dir))} if is_loop else {}),
+        **({"rounds": of_rounds.table(of_rounds.read_all(run_dir)), "waiting": ""} if is_loop else {}),
+        **({"waiting": _waiting(run_dir, recipe)} if is_loop and state == "stopped" else {}),
     }
+
+
+def _waiting(run_dir: Path, recipe: Mapping[str, Any]) -> str:
+    """What people have still to answer before `rlvr loop` goes on, and how; "" where it waits for nobody."""
+    from rlvr.loop.asking import item_of
+    from rlvr.loop.labelling import waiting
+    from rlvr.loop.manifest import read_rows
+    from rlvr.loop_settings import Labels
+
+    asked = recipe.get("labels") or {}
+    begun = [record for record in of_rounds.read_all(run_dir) if record["state"] == "open"]
+    if not begun or asked.get("kind") != "people":
+        return ""
+    done = begun[-1]["stages"]
+    before, name = ("pick", "items.jsonl") if "label" not in done else ("policy", "compared.jsonl")
+    file = run_dir / "rounds" / f"{begun[-1]['round']:03d}" / name
+    db = Path(asked["db"]) if asked.get("db") else run_dir / "labels.db"
+    if before not in done or "evaluate" in done or not file.is_file() or not db.is_file():
+        return ""
+    settings = Labels.model_validate({key: asked[key] for key in ("votes", "enough") if key in asked})
+    return waiting(settings, [item_of(row) for row in read_rows(file)], db, file)
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -100,7 +123,7 @@ def render(report: Mapping[str, Any]) -> str:
     lines = [f"{report['run']}  ({stage}{', from ' + report['model'] if report['model'] else ''})"]
     word = "round" if "rounds" in report else "step"
     steps = f"{word} {report['steps_done']}" + (f"/{report['steps_total']}" if report["steps_total"] else "")
-    parts = [report["state"], steps]
+    parts = ["waiting for people" if report.get("waiting") else report["state"], steps]
     if report["seconds_per_step"] is not None:
         parts.append(f"{number(report['seconds_per_step'])} s/step")
     if report["state"] != "finished" and report["seconds_left"] is not None:
@@ -108,7 +131,8 @@ def render(report: Mapping[str, Any]) -> str:
         parts.append(f"{left} left" if report["state"] == "running" else f"{left} left once resumed")
     lines.append("  ".join(parts))
     if "rounds" in report:
-        return "\n".join([*lines, *of_rounds.render(report["rounds"])])
+        waiting = [report["waiting"]] if report["waiting"] else []
+        return "\n".join([*lines, *of_rounds.render(report["rounds"]), *waiting])
     if report["metrics"]:
         lines.append("  ".join(f"{label(name)} {number(value)}" for name, value in report["metrics"].items()))
     for name in ("before", "after"):

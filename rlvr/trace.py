@@ -13,8 +13,7 @@ from typing import Any
 
 from rlvr import ancestry, ancestry_rows, disk, lineage, runs
 from rlvr.ancestry import Node, Search
-from rlvr.ancestry_rows import short
-from rlvr.errors import DataError
+from rlvr.errors import DataError, short
 from rlvr.rewards.base import MODEL
 from rlvr.why import render as render_story
 from rlvr.why import why
@@ -93,6 +92,7 @@ def _show_nearest(node: Node, setting: str, text: str) -> None:
                 if data["kind"] == "data" and data["what"] == "data.path" and data["source"] == "file":
                     recipe = {} if made["path"] is None else runs.read_recipe(Path(made["path"]))
                     known = ancestry_rows.ids_read(data["files"], recipe.get("data") or {}, made["stage"])
+                    known = None if known is None else known - data.get("left_out", {}).keys()
                     data["nearest"] = ancestry_rows.nearest(data["files"], text, known_ids=known)
 
 
@@ -119,6 +119,7 @@ def _of_training_row(run: Path, row_id: str, search: Search) -> dict[str, Any]:
                 "run": str(run),
                 "setting": setting,
                 **_row(row_id, found, search),
+                "left_out": _left_out(run, setting, places, row_id, found),
                 "rollouts": _rollouts_of(run, row_id),
                 "ancestry": ancestry.of_run(run, search),
             }
@@ -128,6 +129,27 @@ def _of_training_row(run: Path, row_id: str, search: Search) -> dict[str, Any]:
     if not files:
         raise DataError(f"{run}: its data are in no file that is there, so {short(row_id)} cannot be looked up")
     raise DataError(f"{run}: {ancestry_rows.missing(files[0][1], row_id)}")
+
+
+def _left_out(run: Path, setting: str, files: list[str], row_id: str, found: tuple[str, int, Mapping[str, Any]]) -> str:
+    """Why a run did not train on a row that is in its data; "" where it did, or that is not known."""
+    file, number, fields = found
+    numbered = f"{Path(file).stem}:{number}"
+    names = {row_id, str(fields.get("id", "") or numbered), numbered}
+    noted: dict[str, Any] = {}
+    fitted = run.glob(f"rounds/{setting.partition(' ')[0]}/reward/*/recipe.yaml")  # of `rlvr loop`: by the ensemble
+    for folder in (run, *(recipe.parent for recipe in fitted)):
+        noted |= runs.read_left_out(folder)
+    told = {name: why for name, why in noted.items() if name in names or name.rpartition("/")[0] in names}
+    if told and setting.partition(" ")[2] != "held_out_labels":
+        parts = [name for name in told if name not in names]
+        which = f" ({len(parts)} of what it was made into: {', '.join(parts[:3])})" if parts else ""
+        return f"{next(iter(told.values()))}{which}"
+    if setting != "data.path":
+        return ""
+    recipe = runs.read_recipe(run)
+    known = ancestry_rows.ids_read(files, recipe.get("data") or {}, recipe.get("stage"))
+    return "" if known is None or names & known else "a bad row, which data.on_bad_row=skip passes over"
 
 
 def _row(row_id: str, found: tuple[str, int, Mapping[str, Any]], search: Search) -> dict[str, Any]:
@@ -177,12 +199,11 @@ def _of_file_row(file: Path, what: str | None, search: Search) -> dict[str, Any]
     origin = _origin(file)
     if row is not None:
         told |= {"events": _row(str(what), (str(file), number or 0, row), search)["events"]}
-    top: Node = {"what": "file", "kind": "file", "path": str(file), "state": ancestry.AS_IT_WAS, "from": []}
-    made_by = origin.get("made_by")
-    if origin.get("sha256") and origin["sha256"] != disk.sha256(file):
-        top["state"] = "changed since it was written"
-    top["from"] = ancestry.inputs(origin.get("inputs", []), search)
-    return told | {"made_by": made_by, "ancestry": top}
+    is_changed = origin.get("sha256") and origin["sha256"] != disk.sha256(file)
+    state = "changed since it was written" if is_changed else origin.get("problem", ancestry.AS_IT_WAS)
+    made_from = ancestry.inputs(origin.get("inputs", []), search)
+    top: Node = {"what": "file", "kind": "file", "path": str(file), "state": state, "from": made_from}
+    return told | {"made_by": origin.get("made_by"), "ancestry": top}
 
 
 def _origin(file: Path) -> Mapping[str, Any]:
@@ -250,6 +271,7 @@ def render(told: Mapping[str, Any]) -> str:
         lines += [render_story(told)]
     elif told["kind"] == "row":
         lines += [f"row {told['id']} of {told['run']} ({told['setting']}): {told['file']} row {told['number']}"]
+        lines += [f"    left out, not trained on: {told['left_out']}"] if told["left_out"] else []
         lines += [f"    {ancestry_rows.told(told['row'])}", *_event_lines(told)]
         if told["rollouts"]:
             lines.append(f"    rollouts: {', '.join(told['rollouts'][:8])}{' ...' * (len(told['rollouts']) > 8)}")
@@ -267,12 +289,17 @@ def render(told: Mapping[str, Any]) -> str:
 
 def _event_lines(told: Mapping[str, Any]) -> list[str]:
     """Who voted, by hash, and what."""
-    lines = []
+    judged = ancestry_rows.judged(told["row"]) if told.get("row") else ""
+    lines = [f"    {judged}"] if judged else []
     if told.get("annotators"):
-        lines.append(f"    voted: {', '.join(told['annotators'])}")
+        judges = {event["hashed"]: event["annotator"] for event in told.get("events", ()) if "hashed" in event}
+        lines.append(f"    voted: {', '.join(judges.get(name, name) for name in told['annotators'])}")
     for event in told.get("events", ()):
         what = {k: v for k, v in (event["judgement"] or {}).items() if v not in (None, {}, [], ())}
         group = f" of {event['group']}" if event["group"] else ""
-        by = f"{event['annotator'] or 'nobody'}{group} at {event['at']}"
-        lines.append(f"    event {event['event']} {event['hash'][:16]}: {event['kind']} by {by}: {json.dumps(what)}")
+        source = f" ({event['source']})" if event["source"] in ("simulated", "import") else ""
+        by = f"{event['annotator'] or 'nobody'}{group}{source} at {event['at']}"
+        comment = f"; {event['comment']}" if event["comment"] else ""
+        told_event = f"{event['kind']} by {by}: {json.dumps(what)}{comment}"
+        lines.append(f"    event {event['event']} {event['hash'][:16]}: {told_event}")
     return lines

@@ -32,6 +32,17 @@ def plain_prompt(prompt: Prompt) -> Any:
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
 
 
+def is_nested_deeper(value: Any, levels: int) -> bool:
+    """Whether more than so many lists and objects stand within each other; however deep, without recursion."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [one for one in level if isinstance(one, (Mapping, list, tuple))]
+        if not level:
+            return False
+        level = [part for one in level for part in (one.values() if isinstance(one, Mapping) else one)]
+    return True
+
+
 def prompt_of(plain: Any) -> Prompt:
     """The prompt that plain_prompt() made plain."""
     return plain if isinstance(plain, str) else tuple(plain)

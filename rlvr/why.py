@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import urlsplit
 
 from rlvr import runs
-from rlvr.ancestry_rows import short
-from rlvr.errors import DataError, near
+from rlvr.errors import DataError, near, short
 from rlvr.reward_settings import Overlong
 from rlvr.rewards.base import gate_step
+from rlvr.rewards.judge import JUDGE
 from rlvr.tasks import CANARY
 
 _ROUNDING = 1e-6
@@ -35,7 +36,10 @@ def why(run: Path, rollout_id: str) -> dict[str, Any]:
         hint = near(rollout_id, [row["id"] for row in rows]) or (f"such as {rows[0]['id']!r}; " if rows else "")
         raise DataError(f"{run}: step {head} has no rollout {short(rollout_id)}; {hint}it has {len(rows)} rollouts")
     siblings = [other for other in rows if _group(other) == _group(row)]
-    verdicts = [{**verdict, "checks": json.loads(verdict["checks"])} for verdict in row["verdicts"]]
+    verdicts = [
+        {**verdict, "checks": json.loads(verdict["checks"]), "judge": _judge(recipe, verdict)}
+        for verdict in row["verdicts"]
+    ]
     story = {
         name: row.get(name) for name in ("id", "step", "role", "task", "source", "prompt", "gold", "response", "finish")
     }
@@ -56,6 +60,24 @@ def why(run: Path, rollout_id: str) -> dict[str, Any]:
         "advantage_kind": (recipe.get("advantage") or {}).get("kind"),
         "effect": _effect(row, siblings),
     }
+
+
+def _judge(recipe: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any] | None:
+    """{model, at, method} of the judge that gave a verdict, as the recipe names it; None of any other verifier."""
+    settings = (recipe.get("rewards") or {}).get(verdict["part"]) or {}
+    by = settings.get("by")
+    if verdict["verifier"] != JUDGE or not isinstance(by, Mapping):
+        return None
+    method = (settings.get("method") or {}).get("kind")
+    return {"model": by.get("model") or by.get("path"), "at": _place(by.get("url")) or by.get("kind"), "method": method}
+
+
+def _place(url: str | None) -> str:
+    """A URL without what may be a secret in it: user, password, query."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def unequal_rewards(run: Path, step: int) -> list[str]:
@@ -186,9 +208,16 @@ def _verdict_lines(verdict: Mapping[str, Any], term: Mapping[str, Any]) -> list[
     took = f"{1000 * verdict['seconds']:.3g} ms, weight {term['weight']:g}"
     read = f"input {verdict['input_hash']}" if verdict.get("input_hash") else ""
     lines.append("    " + "; ".join(part for part in (found, judged, at, took, read) if part))
+    if judge := verdict.get("judge"):
+        method = f", by {judge['method']}" if judge["method"] else ""
+        lines.append(f"    judge {_printable(str(judge['model']))} ({_printable(str(judge['at']))}){method}")
     if term["left_out"]:
         lines.append(f"    {term['left_out']}")
     for name, value in verdict["checks"].items():
+        if name == "against":
+            odds = ", ".join(f"{sample}: {'abstained' if z is None else f'{z:+.3g}'}" for sample, z in value.items())
+            lines.append(f"    log odds that it is better than sibling {odds}")
+            continue
         shown = json.dumps(value, ensure_ascii=False)
         lines.append(f"    {name}: {_printable(shown if len(shown) <= 300 else shown[:297] + '...')}")
     if verdict.get("stderr"):

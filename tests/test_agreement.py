@@ -349,3 +349,11 @@ def test_people_are_dealt_not_votes() -> None:
         assert found.p >= found.smallest_p
     with pytest.raises(ValueError, match="two groups"):
         agreement.group_difference(sums, num, np.zeros(4, dtype=np.int64), seed=0)
+
+
+def test_of_very_many_people_there_are_more_ways_to_deal_than_a_float_can_count() -> None:
+    rng = np.random.default_rng(0)
+    value_NA = rng.choice([-1.0, 1.0], size=(3, 1200))
+    sums, num = agreement.products(*agreement.long_form(value_NA), 1200)
+    found = agreement.group_difference(sums, num, np.repeat([0, 1], 600), seed=0, permutations=9)
+    assert found.smallest_p == 1 / 10

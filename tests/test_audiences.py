@@ -14,7 +14,6 @@ from test_probing_swap import call
 
 from rlvr import ancestry, audience, audience_report, lineage
 from rlvr.errors import DataError, SettingsError
-from rlvr.evaluate import compare, compare_values
 
 TASTE = '''
 def nurses(response):
@@ -117,19 +116,6 @@ def test_groups_that_are_none_are_refused(
 
 
 # --- the matrix ------------------------------------------------------------------------------------------------------
-
-
-def test_differences_of_any_numbers_are_those_of_compare_turned_back() -> None:
-    before = {str(k): float(k % 3) for k in range(12)}
-    after = {str(k): float(k % 3) + (2.0 if k % 2 else -1.0) for k in range(12)}
-    found = compare_values(before, after)
-    assert (found["before"], found["after"], found["delta"]) == (1.0, 1.5, pytest.approx(0.5))
-    shares = [{task: (value + 1) / 5 for task, value in side.items()} for side in (before, after)]
-    plain = compare(*shares)
-    assert found["ci95"] == pytest.approx([5 * end for end in plain["ci95"]])
-    assert (found["better"], found["worse"], found["p"]) == (6, 6, plain["p"])
-    same = compare_values({"a": 3.0, "b": 3.0}, {"a": 3.0, "b": 3.0})
-    assert (same["delta"], same["ci95"]) == (0.0, [0.0, 0.0])
 
 
 def test_a_group_that_is_served_worse_is_named_and_cross_use_is_not_counted() -> None:

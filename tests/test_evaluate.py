@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 
 from rlvr import seeds
 from rlvr.errors import DataError, EngineError
-from rlvr.evaluate import Evaluation, bootstrap_ci, canonical, compare, evaluate, maj_at_k, pass_at_k, wilson
+from rlvr.evaluate import (
+    Evaluation,
+    bootstrap_ci,
+    canonical,
+    compare,
+    compare_values,
+    evaluate,
+    maj_at_k,
+    pass_at_k,
+    wilson,
+)
 from rlvr.recipe import Eval
 from rlvr.types import Completion, Request, Task, Verdict
 
@@ -398,6 +408,32 @@ def test_compare_pairs_by_task() -> None:
     assert compare(run()[0], run()[0])["delta"] == 0.0
     with pytest.raises(ValueError, match="share no task"):
         compare({"a": 1.0}, {"b": 1.0})
+
+
+def test_values_of_any_size_are_compared_by_task() -> None:
+    before = {"a": -20.0, "b": 3.0, "c": 1.0, "only": 9.0}
+    after = {"a": -10.0, "b": 3.0, "c": 0.0, "other": 9.0}
+    found = compare_values(before, after)
+    assert (found["before"], found["after"]) == pytest.approx((-16 / 3, -7 / 3))
+    assert found["delta"] == pytest.approx(3.0)
+    assert (found["better"], found["worse"], found["equal"], found["n_tasks"], found["unpaired"]) == (1, 1, 1, 3, 2)
+    assert found["ci95"][0] <= 3.0 <= found["ci95"][1]
+    with pytest.raises(ValueError, match="share no task"):
+        compare_values({"a": 1.0}, {"b": 1.0})
+
+
+def test_how_far_apart_the_levels_are_says_nothing_of_the_difference() -> None:
+    rng = np.random.default_rng(0)
+    levels = {str(k): float(level) for k, level in enumerate(rng.normal(0, 10, 8))}
+    same = compare_values(levels, levels)
+    assert (same["delta"], same["ci95"]) == (0.0, [0.0, 0.0])
+    moved = {task: level + 0.1 * (-1) ** int(task) + 0.05 for task, level in levels.items()}
+    low, high = compare_values(levels, moved)["ci95"]
+    assert -0.15 <= low < 0.05 < high <= 0.15
+    scaled = [
+        compare_values({t: c * v for t, v in levels.items()}, {t: c * v for t, v in moved.items()}) for c in (1, 9)
+    ]
+    assert scaled[1]["ci95"] == pytest.approx([9 * end for end in scaled[0]["ci95"]])
 
 
 def test_evaluate_loads_neither_torch_nor_scipy() -> None:

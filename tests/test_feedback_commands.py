@@ -53,6 +53,100 @@ def test_export_says_what_it_wrote_and_what_it_left_out(folder: Path) -> None:
     assert "1 ties are kept" in ties.stderr
 
 
+def test_export_says_which_modes_it_left_out_and_what_takes_them(tmp_path: Path) -> None:
+    modes = {"compare": 2, "rank": 3, "thumbs": 1, "rate": 1, "spans": 1, "write": 0}
+    items = [
+        Item(id=mode, prompt="p", completions=("a", "b", "c")[:num], mode=mode, attributes=("x",) * (mode == "rate"))  # type: ignore[arg-type]
+        for mode, num in modes.items()
+    ]
+    with Store.open(tmp_path / "votes.db", create=True) as store:
+        store.add(items, [Answer(item="compare", annotator="ann", judgement=Judgement(ranking=((0,), (1,))))])
+    done = rlvr(tmp_path, "feedback", "export", "votes.db", "--to", "o.jsonl", "--by-group")
+    assert done.stderr.splitlines() == [
+        "left out: 1 items nobody answered",
+        "left out: 4 items that rows of preference are not made from: 1 rate (--as ratings), 1 spans (--as raw), "
+        "1 thumbs (--as unpaired), 1 write (--as sft)",
+        "--by-group: nobody who answered has a group, so `group` is null in all rows",
+    ]
+    none = rlvr(tmp_path, "feedback", "export", "votes.db", "--to", "r.jsonl", "--as", "ratings")
+    assert "not made from: 1 compare (--as preference or ranking), 1 rank (--as " in none.stderr.splitlines()[-1]
+    raw = rlvr(tmp_path, "feedback", "export", "votes.db", "--to", "raw.jsonl", "--as", "raw")
+    assert (raw.returncode, raw.stderr) == (0, "")
+    for name in ("o.jsonl", "raw.jsonl"):
+        (row,) = map(json.loads, (tmp_path / name).read_text().splitlines())
+        assert row["group"] is None
+
+
+def test_export_warns_where_reliabilities_rest_on_little(tmp_path: Path) -> None:
+    def database(name: str, num: int, right: dict[str, bool]) -> None:
+        gold = Judgement(ranking=((0,), (1,)))
+        items = [
+            Item(id=f"q{k}", prompt=f"p{k}", completions=("a", "b"), gold=gold if k == 0 else None) for k in range(num)
+        ]
+        answers = [
+            Answer(item=item.id, annotator=who, judgement=Judgement(ranking=((0,), (1,)) if is_right else ((1,), (0,))))
+            for item in items
+            for who, is_right in right.items()
+        ]
+        with Store.open(tmp_path / name, create=True) as store:
+            store.add(items, answers)
+
+    database("few.db", 6, {"alice": False, "bob": True})  # they differ everywhere, and one item has a gold
+    database("many.db", 60, {"ann": True, "ben": True, "cem": True})
+    few = rlvr(tmp_path, "feedback", "export", "few.db", "--to", "few.jsonl", "--labels", "dawid_skene")
+    assert few.stderr == (
+        "5 labels rest on people of whose reliability little is known (95 % interval 0.41 to 0.99 for one): "
+        "--labels votes is the safer choice\n"
+    )
+    for name, labels in (("few", "votes"), ("many", "dawid_skene")):
+        done = rlvr(tmp_path, "feedback", "export", f"{name}.db", "--to", f"{name}-{labels}.jsonl", "--labels", labels)
+        assert done.returncode == 0 and "rest on people" not in done.stderr
+
+
+def test_columns_of_answers_come_by_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("question,a,b,winner\nQ1,x,y,a\nQ2,x,y,b\n")
+    words = ["feedback", "import", "other.csv", "--db", "o.db"]
+    refused = {
+        (): "a choice needs two completions and more",
+        ("response_a=a",): "--column response_a: is one answer; name the others' columns too",
+        ("respons_a=a",): "--column respons_a=a: must be WORD=COLUMN; words are id, prompt,",
+        ("response_a=a", "response_a=b"): "--column response_a=b: response_a is column a already",
+        ("chosen=a", "rejected=b"): "winner beside chosen and rejected",
+    }
+    for columns, said in refused.items():
+        done = rlvr(tmp_path, *words, *(f"--column={text}" for text in columns))
+        assert done.returncode in (2, 3) and said in done.stderr and not (tmp_path / "o.db").exists()
+    done = rlvr(tmp_path, *words, "--column=response_a=a", "--column=response_b=b")
+    assert done.stdout == "2 new items and 2 new answers of 2 rows (0 answers were there)\n"
+
+
+def test_the_start_says_what_is_to_be_written_and_which_golds_are_of_tasks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlvr.feedback.label_commands import _items
+
+    given = {"source": "file", "split": "train", "columns": [], "skip_bad": False}
+    rows = [
+        {"prompt": "p1", "completions": ["a", "b"], "gold": "17"},
+        {"prompt": "p2", "completions": []},
+        {"prompt": "p3"},
+        {"prompt": "p4", "draft": "almost"},
+        {"prompt": "p5", "completions": ["a", "b"], "gold": {"best": 1}},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items = _items(str(tmp_path / "rows.jsonl"), None, "auto", (), given)
+    assert items is not None and [item.mode for item in items] == ["compare", "write", "write", "write", "compare"]
+    assert [item.gold for item in items] == [None] * 4 + [Judgement(ranking=((1,), (0,)))]
+    assert capsys.readouterr().err.splitlines() == [
+        "rlvr label: 2 of 5 items are to be written: no answer in them",
+        "rlvr label: 1 of 5 items have the gold of a task, which is kept and measures nobody; a known answer is as "
+        '{"best": 0}',
+    ]
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "p"}\n')
+    _items(str(tmp_path / "rows.jsonl"), None, "write", (), given)
+    assert capsys.readouterr().err == ""
+
+
 def test_mistakes_are_one_line(folder: Path) -> None:
     nobody = [word for name in ("ann", "bob", "eve") for word in ("--without", name)]
     cases = {

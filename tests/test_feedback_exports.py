@@ -12,6 +12,8 @@ import re
 import resource
 import signal
 import subprocess
+import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from rlvr import ancestry_rows, lineage
 from rlvr.errors import DataError, DiskError, SettingsError
 from rlvr.feedback import export_files
 from rlvr.feedback.exports import Export, Exported, Form, Labels, export, export_rows
+from rlvr.feedback.names import Names
 from rlvr.feedback.records import Answer, Item, Judgement, Ranking, Span
 from rlvr.feedback.schema import Draft
 from rlvr.feedback.store import Store
@@ -218,6 +221,8 @@ def test_some_people_can_be_left_out_by_name_or_by_hash() -> None:
     assert (row["chosen"], row["annotators"]) == ("4", people("a"))
     with pytest.raises(DataError, match="--without dave: no answer is by somebody of this name or hash"):
         made([PAIR], answers, without=("dave",))
+    with pytest.raises(DataError, match="is the name of one and the hash of another"):
+        made([PAIR], [*answers, said(PAIR, hashed("c"), FIRST)], without=(hashed("c"),))
 
 
 @pytest.mark.parametrize("form", ["raw", "preference"])
@@ -295,6 +300,50 @@ def test_names_are_taken_out_of_whatever_somebody_may_have_written_them_into() -
     assert (row["prompt"], row["chosen"]) == ("Is bob here?", "bob is"), "what was asked and answered is data"
 
 
+def test_names_are_found_in_any_case_and_two_that_differ_in_case_are_two() -> None:
+    names = Names(["bob", "Ann Lee", "ann lee", "Straße", "@x", "@who"], hashed)
+    assert names.text("Bob said BOB_2 to bobby") == f"{hashed('bob')} said {hashed('bob')}_2 to bobby"
+    assert names.text("Ann Lee, ann lee, ANN LEE") == ", ".join(map(hashed, ("Ann Lee", "ann lee", "Ann Lee")))
+    assert names.text("STRASSE 1, @x, @Who") == f"{hashed('Straße')} 1, @x, {hashed('@who')}"
+    assert names.value({"BOB": "@X"}) == {hashed("bob"): hashed("@x")}
+
+
+def test_who_gave_no_name_is_not_looked_for() -> None:
+    names = Names(["anonymous", "imported", "imported votes.jsonl:3#1", "deployed", "imported by bob"], hashed)
+    for text in ("imported-2024", "anonymous", "deployed: m3", "imported votes.jsonl:3#1"):
+        assert names.text(text) == names.value(text) == text
+    assert names.text("imported by bob") == hashed("imported by bob"), "a name that somebody chose"
+    item = replace(PAIR, id="imported-2024", info={"from": "imported"})
+    (row,) = made([item], [said(item, "imported", FIRST)], with_info=True).rows
+    assert (row["id"], row["info"], row["annotators"]) == ("imported-2024", '{"from": "imported"}', people("imported"))
+
+
+def test_names_of_digits_are_taken_out_where_they_are_a_whole_value() -> None:
+    item = replace(PAIR, id="pairs:120", source="round 120", info={"user": "120", "log": "120/7"})
+    answer = replace(said(item, "120", FIRST, group="120"), comment="120 words")
+    (row,) = made([item], [answer], form="raw", with_info=True).rows
+    assert [row[name] for name in ("item", "source", "comment")] == ["pairs:120", "round 120", "120 words"]
+    assert (json.loads(row["info"]), row["group"]) == ({"user": hashed("120"), "log": "120/7"}, hashed("120"))
+    (row,) = made([item], [answer], {"120": "120"}, by_group=True).rows
+    assert (row["id"], row["group"]) == (f"pairs:120@{hashed('120')}", hashed("120"))
+
+
+def test_how_many_names_begin_alike_costs_nothing() -> None:
+    def calls(num: int) -> int:
+        names = Names([f"crowd votes.jsonl:{k}#{k % 3}" for k in range(num)], hashed)
+        text, counts = "crowd votes.jsonl:7#1 or crowd votes.jsonl:x; " * 20, Counter[str]()
+        before = sys.getprofile()
+        sys.setprofile(lambda frame, event, given: counts.update([event]))
+        try:
+            replaced = names.text(text)
+        finally:
+            sys.setprofile(before)
+        assert replaced == f"{hashed('crowd votes.jsonl:7#1')} or crowd votes.jsonl:x; " * 20
+        return sum(counts.values())
+
+    assert calls(30) == calls(3000) > 0
+
+
 def test_who_took_everything_back_is_named_nowhere_either(tmp_path: Path) -> None:
     item = Item(id="q", prompt="2+2?", completions=("4", "5"), info={"first asked": "zoe"})
     with Store.open(tmp_path / "votes.db", create=True) as store:
@@ -305,7 +354,7 @@ def test_who_took_everything_back_is_named_nowhere_either(tmp_path: Path) -> Non
         assert row["annotators"] == [store.annotator_hash("ann")]
 
 
-NAMES = st.text("qzé_ -@.1", min_size=1, max_size=7).map(str.strip).filter(bool)
+NAMES = st.text("qZzé_ -@.1", min_size=1, max_size=7).map(str.strip).filter(bool)
 TASKS_OWN = {"prompt", "completion", "completions", "chosen", "rejected", "text"}
 
 
@@ -362,10 +411,10 @@ def none_is_in(rows: Any, names: Iterable[str]) -> None:
     words = [
         (r"(?<![^\W_])" * name[0].isalnum()) + re.escape(name) + (r"(?![^\W_])" * name[-1].isalnum())
         for name in names
-        if len(name) > 2
+        if len(name) > 2 and not name.isdecimal()
     ]
     for string in strings(rows):
-        assert not [word for word in words if re.search(word, string)], string
+        assert not [word for word in words if re.search(word, string, re.IGNORECASE)], string
 
 
 @pytest.mark.parametrize("form", get_args(Form))
@@ -598,8 +647,10 @@ def test_what_is_there_is_never_written_over(tmp_path: Path, name: str) -> None:
 
 
 def test_a_target_that_cannot_be_is_told_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"must end in \.jsonl or \.parquet, or be the name of a new folder"):
-        export_files.check_target(tmp_path / "out.csv")
+    for name in ("out.csv", "out.jsonl.gz", "out.JSONL", "out.parquet.2"):
+        with pytest.raises(DataError, match=r"must end in \.jsonl or \.parquet, or be the name of a new folder"):
+            export_files.check_target(tmp_path / name)
+    export_files.check_target(tmp_path / "labels.v2")
     for folder in ("nowhere", "n" * 300):
         with pytest.raises(DiskError, match="no such folder"):
             export_files.check_target(tmp_path / folder / "out.jsonl")

@@ -211,6 +211,60 @@ def test_columns_of_other_names_are_named(store: Store, tmp_path: Path) -> None:
     assert dict(next(store.items()).info) == {}
 
 
+OTHER = "question,a,b,winner\nQ1,x,y,a\nQ2,x,y,b\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        (OTHER, {"response_a": "a", "response_b": "b"}),
+        (OTHER, {"response_b": "a", "response_a": "b"}),  # the winner is named by the file's own columns
+        (OTHER.replace(",a,b,", ",left,right,"), {"response_b": "right", "response_a": "left"}),
+        (OTHER.replace(",a,b,", ",left,right,"), {"response_b": "right", "response_a": "left", "prompt": "question"}),
+    ],
+)
+def test_answers_in_columns_of_any_name_are_mapped(
+    content: str, columns: dict[str, str], store: Store, tmp_path: Path
+) -> None:
+    reading = Reading(columns={word: (name,) for word, name in columns.items()})
+    import_file(store, file(tmp_path, "other.csv", content), reading)
+    orders = ([["x"], ["y"]], [["y"], ["x"]])
+    assert told(store) == [("imported", "compare", order) for order in orders]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "why"),
+    [
+        (OTHER, {}, "a choice needs two completions and more, and the row has 0 .has: question, a, b, winner; name the "
+         "answers' columns with --column response_a=COLUMN --column response_b=COLUMN"),
+        (OTHER, {"chosen": "a", "rejected": "b"}, "winner beside chosen and rejected, which say themselves what is "
+         "better; .* --column response_a=COLUMN .* --column ignore=winner"),
+        ("prompt,chosen,rejected,ranks,user\nQ,x,y,\"[2,1]\",ann\n", {}, "ranks beside chosen and rejected"),
+        (OTHER, {"response_a": "q", "response_b": "b"}, "no column 'q' .--column response_a names it; has: question"),
+        ("prompt,completion,thumb\n,c,up\n", {}, "prompt is empty$"),
+        ("question,completion,thumb\n,c,up\n", {}, "question is empty$"),
+        ("ask,completion,thumb\nA,c,up\n", {}, "no prompt .has: ask, completion, thumb; name its column with"),
+        ("prompt,completion,thumb\nA,,up\n", {}, "completion is empty$"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_empty_or_said_twice_is_told_with_its_column(
+    content: str, columns: dict[str, str], why: str, tmp_path: Path
+) -> None:
+    reading = Reading(columns={word: (name,) for word, name in columns.items()})
+    with pytest.raises(DataError, match=rf"(?m)^bad\.csv:2: {why}"):
+        load(file(tmp_path, "bad.csv", content), reading, ())
+
+
+def test_what_no_rows_are_is_told_with_the_file_once(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^t\.csv:2: neither chosen and rejected"):
+        load(file(tmp_path, "t.csv", "prompt\tresponse_a\tresponse_b\tchoice\nQ1\tx\ty\ta\n"), Reading(), ())
+
+
+def test_words_for_many_answers_are_no_answers_of_their_own() -> None:
+    columns = {word: (word,) for word in ("completions", "responses", "response_10", "response_9", "answer-s")}
+    assert Reading(columns=columns).named("completions") == ("completions", "answer-s", "response_9", "response_10")
+
+
 def test_two_files_that_speak_of_the_same_texts_meet_in_one_item(store: Store, tmp_path: Path) -> None:
     store.add_items([Item(id="mine", prompt="p", completions=("y", "x"))])
     import_file(

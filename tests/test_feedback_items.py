@@ -81,10 +81,8 @@ def test_the_rows_own_mode_and_attributes_win(tmp_path: Path) -> None:
     ("row", "gold"),
     [
         ({"gold": {"best": 1}}, Judgement(ranking=((1,), (0, 2)))),
-        ({"gold": 2}, Judgement(ranking=((2,), (0, 1)))),
         ({"gold": {"best": [0, 2]}}, Judgement(ranking=((0, 2), (1,)))),
         ({"gold": {"order": [1, [0, 2]]}}, Judgement(ranking=((1,), (0, 2)))),
-        ({"gold": [[2], [1], [0]]}, Judgement(ranking=((2,), (1,), (0,)))),
         ({"gold": '{"ranking": [[2], [1], [0]]}'}, Judgement(ranking=((2,), (1,), (0,)))),
         ({"gold": {"best": 0, "order": None}}, Judgement(ranking=((0,), (1, 2)))),
         (
@@ -96,7 +94,7 @@ def test_the_rows_own_mode_and_attributes_win(tmp_path: Path) -> None:
             Judgement(ratings={"1": {"safe": 7}}),
         ),
         (
-            {"mode": "spans", "gold": [{"completion": 1, "first": 0, "end": 1}]},
+            {"mode": "spans", "gold": {"spans": [{"completion": 1, "first": 0, "end": 1}]}},
             Judgement(spans=(Span(completion=1, first=0, end=1),)),
         ),
         ({"mode": "spans", "gold": {"spans": []}}, Judgement(spans=())),
@@ -107,19 +105,30 @@ def test_the_rows_own_mode_and_attributes_win(tmp_path: Path) -> None:
 def test_a_gold_is_read_in_the_files_terms(tmp_path: Path, row: dict[str, Any], gold: Judgement | None) -> None:
     [item] = rows(tmp_path, {"prompt": "p", "completions": ["a", "b", "c"], **row})
     assert item.gold == gold
-    assert "gold" not in item.info or item.info["gold"] == ""
+    assert item.info == {}
+
+
+@pytest.mark.parametrize("gold", ["17", 17, 1, 0, "1", "Paris", True, ["a", "b"], [[1], [0]], {"tests": ["x"]}, 0.5])
+def test_the_gold_of_a_task_is_none_of_the_comparison_and_is_kept(tmp_path: Path, gold: Any) -> None:
+    one, two = rows(
+        tmp_path,
+        {"prompt": "12 + 5 ?", "completions": ["a", "b", "c", "d"], "finish": ["stop"] * 4, "gold": gold},
+        {"prompt": "12 + 5 ?", "completion": "a", "gold": gold},
+    )
+    assert (one.mode, one.gold, one.info) == ("rank", None, {"finish": ["stop"] * 4, "task_gold": gold})
+    assert (two.mode, two.gold, two.info) == ("thumbs", None, {"task_gold": gold})
 
 
 def test_a_gold_of_one_completion_is_a_thumb_or_ratings(tmp_path: Path) -> None:
     thumb, rated, written = rows(
         tmp_path,
-        {"prompt": "p", "completion": "c", "gold": True},
+        {"prompt": "p", "completion": "c", "gold": {"thumb": True}},
         {"prompt": "p", "completion": "c", "attributes": ["safe"], "gold": {"ratings": {"safe": 2}}},
         {"prompt": "6*7?", "gold": "42"},
     )
     assert thumb.gold == Judgement(thumbs={"0": True})
     assert rated.gold == Judgement(ratings={"0": {"safe": 2}})
-    assert (written.mode, written.gold, written.info) == ("write", None, {"gold": "42"})
+    assert (written.mode, written.gold, written.info) == ("write", None, {"task_gold": "42"})
 
 
 @pytest.mark.parametrize(
@@ -137,13 +146,18 @@ def test_a_gold_of_one_completion_is_a_thumb_or_ratings(tmp_path: Path) -> None:
         ({"prompt": "p", "completions": ["a", "\ud83d"]}, "half a surrogate pair"),
         ({"promt": "p", "completions": ["a", "b"]}, r"no prompt .*did you mean data.columns.prompt=promt"),
         ({"prompt": "p", "completions": ["a", "b"], "mode": "rnak"}, "mode must be one of .*did you mean 'rank'"),
-        ({"prompt": "p", "completions": ["a", "b"], "gold": {"bset": 0}}, "gold has no 'bset'; did you mean 'best'"),
+        (
+            {"prompt": "p", "completions": ["a", "b"], "gold": {"best": 0, "ordr": 1}},
+            "gold has no 'ordr'; did you mean 'order'",
+        ),
         ({"prompt": "p", "completions": ["a", "b"], "gold": {"best": 2}}, "gold: ranking names completion 2"),
-        ({"prompt": "p", "completions": ["a", "b"], "gold": "yes"}, "gold must be an object"),
-        ({"prompt": "p", "completions": ["a", "b"], "gold": True}, "gold: mode compare needs ranking"),
+        ({"prompt": "p", "completions": ["a", "b"], "gold": {"thumb": True}}, "gold: mode compare needs ranking"),
         ({"prompt": "p", "completions": ["a", "b"], "gold": {"best": 0, "order": [1, 0]}}, "both best and order"),
         ({"prompt": "p", "completion": "c", "attributes": ["a", "a"]}, "an attribute is named twice"),
-        ({"prompt": "p", "completion": "c", "mode": "spans", "gold": [{"first": 0, "end": 9}]}, "not within"),
+        (
+            {"prompt": "p", "completion": "c", "mode": "spans", "gold": {"spans": [{"first": 0, "end": 9}]}},
+            "not within",
+        ),
     ],
 )
 def test_a_bad_row_is_named_with_what_is_wrong(tmp_path: Path, row: dict[str, Any], why: str) -> None:
@@ -196,15 +210,17 @@ def test_golds_of_another_file_go_to_their_items_or_are_items_of_their_own(tmp_p
     )
     golds = tmp_path / "golds.jsonl"
     golds.write_text(
-        '{"id": "a", "gold": 1}\n{"id": "g", "prompt": "r", "completions": ["x", "y"], "gold": {"best": 0}}\n'
+        '{"id": "a", "gold": {"best": 1}}\n{"id": "g", "prompt": "r", "completions": ["x", "y"], "gold": {"best": 0}}\n'
     )
     a, b, g = load_golds(PreferenceData(path=str(golds)), items, mode="auto", attributes=())
     assert (a.gold, a.info, b) == (Judgement(ranking=((1,), (0,))), {"model": "m"}, items[1])
     assert (g.id, g.gold) == ("g", Judgement(ranking=((0,), (1,))))
     for line, why in (
+        ('{"id": "a", "gold": 1}', "gold must be an object such as .*, got a number"),
+        ('{"id": "g", "prompt": "r", "completions": ["x", "y"], "gold": "17"}', "gold must be an object.*, got text"),
         ('{"id": "z", "gold": 1}', "there is no item 'z'"),
         ('{"id": "a"}', "no gold"),
-        ('{"id": "a", "prompt": "p", "completions": ["x", "z"], "gold": 0}', "there with other content"),
+        ('{"id": "a", "prompt": "p", "completions": ["x", "z"], "gold": {"best": 0}}', "there with other content"),
     ):
         golds.write_text(line)
         with pytest.raises(DataError, match=why):

@@ -177,6 +177,7 @@ def test_an_event_of_the_same_uuid_is_written_once(store: Store) -> None:
         ("rate", Judgement(ratings={"0": {"helpfull": 1}}), "no attribute 'helpfull' is asked; did you mean 'helpful'"),
         ("rate", Judgement(ratings={"0": {"helpful": float("inf")}}), "must be a finite number"),
         ("rate", Judgement(ratings={"0": {"helpful": 10**400}}), "must be a finite number"),
+        ("rate", Judgement(ratings={"0": {"helpful": -1e308}}), r"must be a finite number of at most 1e\+09"),
         ("rate", Judgement(ratings={"0": {"helpful": True}}), "must be a finite number"),
         ("thumbs", Judgement(thumbs={"0": 1}), "must be true or false"),  # type: ignore[dict-item]
         ("spans", Judgement(spans=(Span(completion=0, first=0, end=2),)), "0 to 2 is not within completion 0"),
@@ -538,6 +539,44 @@ def test_a_read_only_folder_is_one_line_for_a_writer_and_fine_for_a_reader(store
         assert told.get(timeout=60) == ["q1"]
         process.join(60)
         Path(folder).chmod(0o755)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "moved", "log removed"])
+def test_a_file_that_is_taken_away_takes_no_more_answers(store: Store, tmp_path: Path, how: str) -> None:
+    store.add_items([PAIR])
+    store.add_answers([answer("ann")])
+    if how == "removed":
+        store.path.unlink()
+    elif how == "replaced":
+        shutil.copy(store.path, tmp_path / "copy")
+        (tmp_path / "copy").replace(store.path)
+    elif how == "moved":
+        store.path.rename(tmp_path / "elsewhere.db")
+    else:
+        store.path.with_name(f"{store.path.name}-wal").unlink()
+    for _ in range(2):
+        with pytest.raises(DiskError, match="was moved, removed or replaced while it was in use; nothing more"):
+            store.add_answers([answer("bob")])
+
+
+def test_another_name_of_the_file_is_the_same_file(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "soft.db").symlink_to(store.path)
+    with pytest.raises(DataError, match="is in use by another rlvr"):
+        Store.open(tmp_path / "soft.db")
+    store.close()
+    os.link(store.path, tmp_path / "hard.db")
+    with pytest.raises(DataError, match=r"hard\.db: has 2 names \(hard links\); copy it"):
+        Store.open(tmp_path / "hard.db")
+
+
+def test_who_goes_back_to_an_earlier_answer_within_a_file_is_taken_at_their_last_word(store: Store) -> None:
+    store.add_items([PAIR])
+    told = [answer("ann", judgement, source="import") for judgement in (FIRST, SECOND, SECOND, FIRST)]
+    assert store.add_answers(told) == 3
+    assert [one.judgement for one in store.answers()] == [FIRST]
+    assert store.add_answers(told) == 0
+    assert store.add_answers(told[:2]) == 0
+    assert [one.judgement for one in store.answers()] == [FIRST]
 
 
 def test_threads_write_one_chain(store: Store) -> None:

@@ -434,7 +434,7 @@ def test_failures_are_not_kept(tmp_path: Path) -> None:
 def test_a_file_that_is_no_cache_is_told(tmp_path: Path) -> None:
     file = tmp_path / "cache"
     file.write_text("not a database " * 100)
-    with pytest.raises(DataError, match=r"judge's cache .* is none"):
+    with pytest.raises(DataError, match=r"judge's cache .* holds no replies"):
         Cache(file)
     Cache(tmp_path / "new").close()
     import sqlite3

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse
 from rlvr import cli, lineage
 from rlvr.feedback.records import Answer, Item, Judgement
 from rlvr.feedback.store import Store
+from rlvr.judging import endpoint, report
 from rlvr.preferences import load_preferences
 from rlvr.reward_settings import PreferenceData
 
@@ -112,7 +113,8 @@ def test_nothing_is_asked_twice_and_no_file_is_written_over(tmp_path: Path, caps
         first = read(out)
         code, _, err = judge(capsys, *options)
         assert code == 3
-        assert err == f"rlvr: --out {out} exists: remove it, or name another file (what was asked is kept)\n"
+        kept = f"--cache {tmp_path / '.pairs.jsonl.judged'}, where what was asked is kept"
+        assert err == f"rlvr: --out {out} exists: remove it, or name another file and {kept}\n"
         out.unlink()
         mind.misbehave, mind.utility = None, lambda text: 0.0
         code, found, _ = judge(capsys, *options)
@@ -212,7 +214,14 @@ def test_a_file_says_what_it_was_made_from(tmp_path: Path, capsys: pytest.Captur
         ),
         (["--model", "m", "--set", "method.criterium=x"], "--set method.criterium: Extra inputs"),
         (["--model", "m", "--set", "samples"], "must be KEY=VALUE"),
-        (["--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["--model", "m", "--set", "nope=1"], "rlvr: --set nope: Extra inputs"),
+        ([*BY, "--set", "by.kind=foo"], "rlvr: --set by: Input tag 'foo' found"),
+        ([*BY, "--set", "by.modelx=1"], "rlvr: --set by.modelx: Extra inputs"),
+        ([*BY, "--set", "method.letters=[A,A]"], "rlvr: --method pairwise: letters must be two different ones"),
+        ([*BY, "--set", "secret_from=NONE"], "rlvr: --set secret_from: no environment variable 'NONE'"),
+        ([*BY, "--constitution", "no.txt"], "rlvr: --constitution no.txt: No such file"),
+        ([*BY, "--cache", "in.jsonl"], "rlvr: --cache in.jsonl holds no replies (file is not a database); remove it"),
+        (["--model", "nowhere/at/all"], "rlvr: --model nowhere/at/all: no such folder"),
         (["--endpoint", "ftp://x", "--judge-model", "m"], "--endpoint: url must be such as http://"),
         (["--endpoint", "http://x/v1", "--judge-model", "m", "--api-key-from", "NONE"], "--api-key-from: no environ"),
         ([*BY, "--set", "by.extra={a: 2024-01-01}"], "--endpoint: extra must be what JSON can hold: Object of type da"),
@@ -227,7 +236,7 @@ def test_a_file_says_what_it_was_made_from(tmp_path: Path, capsys: pytest.Captur
         ([*BY, "--column", "prompt"], "--column prompt: must be WORD=COLUMN"),
         ([*BY, "--column", "promt=x"], "--column: Input should be 'id', 'prompt'"),
         ([*BY, "--abstained", "out.jsonl"], "--abstained out.jsonl: is --out too; name another file"),
-        ([*BY, "--cache", f"{'x' * 300}"], "unable to open database file (--cache FILE names another)"),
+        ([*BY, "--cache", f"{'x' * 300}"], "unable to open database file"),
         ([*BY, "--db", f"{'x' * 300}.db"], "File name too long"),
         ([*BY, "--abstained", f"{'x' * 300}.jsonl"], "File name too long"),
         ([*BY, "--abstained", f"{'x' * 245}"], "File name too long"),  # with what is written beside it
@@ -324,6 +333,18 @@ def test_what_is_left_out_is_said_with_the_option_that_keeps_it(
     assert "2 flipped with the order, 2 of them left out (--keep soft keeps them)" in said[0]
     assert "2 flipped with the order;" in said[1] and "5 rows in" in said[1]
     assert "of equal scores, which are left out" in said[2] and "--keep" not in said[2]
+
+
+def test_help_says_what_is_kept_without_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["judge", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Without it consistent, and soft with --one-order." in told
+    file = write(tmp_path / "in.jsonl", ROWS)
+    with serving(Mind(position=1.5)) as url:
+        for k, (order, num) in enumerate((("--both-orders", 2), ("--one-order", 0))):
+            code, found, _ = judge(capsys, file, *by(url), order, "--out", tmp_path / f"{k}.jsonl")
+            assert (code, found["left_out"]) == (0, num)
 
 
 def test_rows_without_a_choice_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -454,3 +475,32 @@ def test_both_orders_are_more_often_right_than_one_where_the_judge_likes_the_fir
     assert agreement["accuracy_consistent"]["value"] == pytest.approx(0.804, abs=4 * math.sqrt(0.16 / 340))
     assert agreement["consistent"] == pytest.approx(0.48, abs=4 * math.sqrt(0.25 / 700))
     assert agreement["accuracy_consistent"]["value"] - agreement["accuracy_one_order"]["value"] >= 0.1
+
+
+def test_what_too_few_pairs_cannot_tell_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "in.jsonl", labelled(6))
+    with serving(Mind()) as url:
+        code, found, _ = judge(capsys, file, *by(url), "--report", "--twins", 5)
+        assert code == 0
+        assert found["report"]["too_few"] == {"position and length": 6, "verbosity": 5, "agreement": 6}
+        assert not found["report"].keys() & {"position", "verbosity", "agreement"}
+    assert "agreement: 6 pairs, 10 are needed" in report.lines(found["report"])
+
+
+def test_an_address_where_nobody_listens_costs_the_attempts_of_one_question(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    attempt = endpoint.Endpoint._attempt
+
+    def counted(self: endpoint.Endpoint, question: Any) -> Any:
+        asked.append(question)
+        return attempt(self, question)
+
+    monkeypatch.setattr(endpoint.Endpoint, "_attempt", counted)
+    monkeypatch.setattr(endpoint, "_FIRST_PAUSE", 0.0)
+    file = write(tmp_path / "in.jsonl", labelled(40))
+    few = ("--set", "by.retries=3", "--set", "by.concurrency=1")
+    code, _, err = judge(capsys, file, *by("http://127.0.0.1:9/v1"), "--out", tmp_path / "out.jsonl", *few)
+    assert code == 3 and "none of 40 pairs has an opinion" in err and "ConnectError" in err
+    assert len(asked) == 4

@@ -192,7 +192,7 @@ def test_what_fails_after_all_was_paid_loses_nothing_and_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(where, what, instead)
         code, _, err = run(*words)
-    hint = "what was answered is kept in .out.jsonl.judged: the same command goes on from there"
+    hint = "what was answered is kept: the same command goes on from there, as does any with --cache .out.jsonl.judged"
     assert (code, err) == (4, f"rlvr: {told}; {hint}\n")
     assert len(mind.bodies) == NUM_QUESTIONS
     assert sorted(path.name for path in Path().glob("*out.jsonl*")) == [".out.jsonl.judged"]
@@ -228,11 +228,46 @@ def test_a_file_that_came_meanwhile_is_not_written_over(run: Any, mind: Mind) ->
 
     mind.misbehave = comes
     code, _, err = run("--out", "out.jsonl")
-    assert code == 3 and "out.jsonl exists: remove it, or name another file; what was answered is kept in" in err
+    assert code == 3 and err.startswith("rlvr: out.jsonl exists: remove it, or name another file; what was answered is")
     assert Path("out.jsonl").read_text() == "theirs\n"
     mind.misbehave = None
+    # whichever of the two messages people follow, they pay nothing again
+    again = run("--out", "out.jsonl")
+    hint = "--out out.jsonl exists: remove it, or name another file and --cache .out.jsonl.judged, where what was asked"
+    assert (again[0], again[2]) == (3, f"rlvr: {hint} is kept\n")
+    assert err.endswith(" --cache .out.jsonl.judged\n")
     code, found, _ = run("--out", "other.jsonl", "--cache", ".out.jsonl.judged")
     assert (code, found["asked"]) == (0, 0)
+
+
+def test_a_name_that_a_link_to_nothing_has_is_told_before_anything_is_asked(run: Any, mind: Mind) -> None:
+    Path("out.jsonl").symlink_to("nothing.jsonl")
+    code, _, err = run("--out", "out.jsonl")
+    assert (code, err) == (3, "rlvr: --out out.jsonl exists: remove it, or name another file\n")
+    assert not mind.bodies
+
+
+@pytest.mark.parametrize("other", ["folder/../out.jsonl", "link/out.jsonl"])
+def test_two_names_of_one_file_are_told_before_anything_is_asked(other: str, run: Any, mind: Mind) -> None:
+    Path("folder").mkdir()
+    Path("link").symlink_to(".")
+    code, _, err = run("--out", "out.jsonl", "--abstained", other)
+    assert (code, err) == (3, f"rlvr: --abstained {other}: is --out too; name another file\n")
+    assert not mind.bodies
+
+
+def test_a_disk_that_can_only_be_read_by_then_is_told_in_a_line(
+    run: Any, mind: Mind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: Any, **__: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    unlink = Path.unlink
+    part = ".out.jsonl.part"
+    monkeypatch.setattr(os, "link", read_only)
+    monkeypatch.setattr(Path, "unlink", lambda self, **more: (read_only if self.name == part else unlink)(self, **more))
+    code, _, err = run("--out", "out.jsonl")
+    assert code == 4 and err.startswith("rlvr: cannot write out.jsonl: Read-only file system; what was answered is")
 
 
 def test_a_cache_that_is_full_keeps_what_it_has(run: Any, mind: Mind, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +284,7 @@ def test_a_cache_that_is_full_keeps_what_it_has(run: Any, mind: Mind, monkeypatc
         patch.setattr(Cache, "put", full_after_three)
         code, _, err = run("--out", "out.jsonl")
     assert code == 4 and len(err.splitlines()) == 1
-    assert "database or disk is full; what was answered is kept in .out.jsonl.judged" in err
+    assert "database or disk is full; what was answered is kept: the same command" in err
     code, found, _ = run("--out", "out.jsonl")
     assert (code, found["asked"], found["kept"]) == (0, NUM_QUESTIONS - 3, 3)
 
@@ -267,7 +302,7 @@ def test_a_disk_that_is_full_for_the_cache_is_told_as_such_and_what_is_kept_is_u
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert code == 4 and len(err.splitlines()) == 1
-    assert "(is the disk full?); what was answered is kept in .out.jsonl.judged: the same command goes" in err
+    assert "(is the disk full?); what was answered is kept: the same command goes on from there" in err
     with sqlite3.connect(".out.jsonl.judged") as db:
         (num_kept,) = db.execute("SELECT count(*) FROM replies").fetchone()
     assert num_kept > 0

@@ -95,12 +95,16 @@ def test_siblings_are_ordered_by_the_judges_utility_whatever_its_bias_for_the_pl
     (verdict, *_) = verdicts
     assert (verdict.outcome, verdict.verifier, verdict.checks["compared"]) == ("partial", "judge", 3)
     assert verdict.version.startswith("1+")
+    # in log odds, both orders together: "u=0" beside "u=2", "u=1" and "u=-1"
+    assert verdict.checks["against"] == pytest.approx({"1": -2.0, "2": -1.0, "3": 1.0})
+    assert verdicts[3].checks["against"] == pytest.approx({"0": -1.0, "1": -3.0, "2": -2.0})
 
 
 def test_equal_texts_are_asked_about_once_and_are_worth_the_same() -> None:
     mind = Mind()
     verdicts = score(mind, make_group("u=1", "u=0", "u=1"))
     assert verdicts[0].score == verdicts[2].score
+    assert [verdict.checks["against"] for verdict in verdicts] == [{"1": 1.0}, {"0": -1.0}, {"1": 1.0}]
     assert len(mind.bodies) == 2
     spent = totals(verdicts)
     assert (spent["questions"], spent["abstained"], spent["flipped"]) == (2.0, 0.0, 0.0)

@@ -9,11 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from label_case import Labelled, pairs, write_rows
 
 from rlvr.cli import main
+from rlvr.feedback import label_commands, schema
+from rlvr.feedback.records import Item
+from rlvr.feedback.server import Ready
 from rlvr.feedback.store import Store
+from rlvr.rows import BadRow, as_plain
 
 DEEP: Any = json.loads("[" * 900 + "]" * 900)
 
@@ -50,6 +55,29 @@ def test_a_bad_row_is_told_in_the_options_of_the_command(
     assert "none is left; --column maps our words to your columns" in none and "data." not in none
 
 
+def in_array(value: Any) -> Any:
+    array = np.empty(1, object)
+    array[0] = value
+    return array
+
+
+@pytest.mark.parametrize("wrapped", [lambda one: [one], lambda one: {"k": one}, in_array])
+def test_what_rows_may_hold_can_be_read_back_and_a_level_more_is_refused(wrapped: Any) -> None:
+    deep: Any = 7
+    for _ in range(100):
+        deep = wrapped(deep)
+    plain = as_plain(deep)
+    body = schema.to_text({"id": "q", "info": {"more": plain}})
+    assert schema.from_text(body, "body")["info"]["more"] == plain and body.count("7") == 1
+    for _ in range(2):
+        with pytest.raises(BadRow, match="nested deeper than 100 levels"):
+            as_plain(deep := wrapped(deep))
+    for _ in range(2000):
+        deep = wrapped(deep)
+    with pytest.raises(BadRow, match="nested deeper than 100 levels"):
+        as_plain(deep)
+
+
 def test_other_mistakes_in_a_file_name_it_as_the_command_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,7 +89,10 @@ def test_other_mistakes_in_a_file_name_it_as_the_command_does(
         (["some/data"], "a Hugging Face data set needs --source hub"),
         ([str(tmp_path / "empty.jsonl")], "rlvr: FILE: "),
         ([str(tmp_path / "rows.txt")], "rlvr: FILE: "),
-        ([rows, "--column", "prompt=nothing"], "no column 'nothing' (prompt=nothing names it; has: id, prompt"),
+        (
+            [rows, "--column", "prompt=nothing"],
+            "no column 'nothing' (named by columns.prompt or --column prompt=nothing; has: id, prompt",
+        ),
         ([rows, "--gold", str(tmp_path / "none.jsonl")], "rlvr: --gold FILE: no file or folder"),
         ([rows, "--gold", rows], "no gold (has: id, prompt, completions, model)"),
     ):
@@ -102,13 +133,47 @@ def test_a_database_of_personal_links_stays_one(tmp_path: Path) -> None:
         assert served.person("eve").get("/api/next").status_code == 403, "the database's own link labels for anybody"
         assert served.person("eve", links["ann"]).get("/api/me").json()["annotator"] == "ann"
         assert "the links are of an earlier start's --annotators" in served.log.read_text()
+    with Labelled(tmp_path, "--per-item", "3") as served:
+        assert "--per-item 3, and --annotators names 2: no item gets more answers" in served.log.read_text()
     with Labelled(tmp_path, "--annotators", "eve") as served:
-        assert list(served.ready["links"]) == ["eve"]
+        assert list(served.ready["links"]) == ["eve"] and served.log.read_text() == ""
     with Labelled(tmp_path) as served:
         assert list(served.ready["links"]) == ["eve"]
         assert served.end(signal.SIGTERM) == 0
     with Store.open(tmp_path / "l.db", readonly=True) as store:
         assert store.check_chain() == []
+
+
+def test_who_answers_is_kept_only_where_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    item = Item(id="a", prompt="p", completions=("x",), mode="thumbs")
+    with Store.open(tmp_path / "new.db", create=True) as store:
+        store.add([item], [], is_asked=False)
+        head = store.head()
+    (tmp_path / "people.csv").write_text("ann,nurses\n")
+    said = refused(capsys, tmp_path, "--annotators", str(tmp_path / "people.csv"), "--port", "0")
+    assert "holds no item that people can be asked" in said
+    with Store.open(tmp_path / "new.db", readonly=True) as store:
+        assert (store.meta("annotators"), store.head()) == (None, head)
+
+
+@pytest.mark.parametrize(
+    ("links", "per_item", "are_of_before", "told"),
+    [
+        ({"shared": "http://h/#t"}, 3, False, []),
+        ({"shared": "http://h/#s"}, 2, False, ["--per-item 2, and --annotators names 1: no item"]),
+        ({"ann": "http://h/#a", "bob": "http://h/#b"}, 2, False, []),
+        ({"ann": "http://h/#a", "bob": "http://h/#b"}, 3, True, ["an earlier start's", "--per-item 3, and"]),
+    ],
+)
+def test_more_answers_than_people_are_told_whenever_these_were_named(
+    capsys: pytest.CaptureFixture[str], links: dict[str, str], per_item: int, are_of_before: bool, told: list[str]
+) -> None:
+    ready = Ready(
+        url="http://h:1", links=links, owner="http://h/#t", are_of_before=are_of_before, num_items=1, num_answers=0
+    )
+    label_commands._tell(ready, Path("l.db"), True, per_item)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(told) and all(part in line for part, line in zip(told, lines, strict=True)), lines
 
 
 @pytest.mark.slow

@@ -320,7 +320,7 @@ def test_twenty_people_at_once_get_each_item_to_so_many(tmp_path: Path) -> None:
 def test_golds_are_asked_of_everybody_and_nobody_is_told(tmp_path: Path) -> None:
     rows = write_rows(tmp_path, pairs(4))
     golds = write_rows(
-        tmp_path, [{"id": "i1", "gold": {"best": 0}}, {**MODES[1], "gold": [[2], [1], [0]]}], "golds.jsonl"
+        tmp_path, [{"id": "i1", "gold": {"best": 0}}, {**MODES[1], "gold": {"order": [[2], [1], [0]]}}], "golds.jsonl"
     )
     with Labelled(tmp_path, rows, "--gold", golds, "--repeat", "0") as served:
         asked: dict[str, list[str]] = {"ann": [], "bob": []}
@@ -613,8 +613,16 @@ def test_feedback_that_cannot_be_used_is_refused_in_one_line(busy: Labelled, row
 
 
 def test_what_cannot_begin_says_why_in_one_line(
-    tmp_path: Path, fresh: Labelled, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, fresh: Labelled, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = socket.getaddrinfo
+
+    def no_network(host: str, *given: Any, **more: Any) -> Any:
+        if host.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return asked(host, *given, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
     rows = str(tmp_path / "rows.jsonl")
     (tmp_path / "one.jsonl").write_text('{"prompt": "p", "completions": ["a"], "mode": "compare"}\n')
     new = str(tmp_path / "new.db")
@@ -638,7 +646,7 @@ def test_what_cannot_begin_says_why_in_one_line(
         (
             [rows, "--db", new, "--host", "127.0.0.1.example.invalid"],
             2,
-            "--host 127.0.0.1.example.invalid --port 8765: ",
+            "--host 127.0.0.1.example.invalid --port 8765: Name or service not known",
         ),
         (
             [rows, "--db", new, "--port", "65536"],

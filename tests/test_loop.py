@@ -108,8 +108,9 @@ def test_the_finished_run_holds_the_policy_and_a_table(
         cli.main(["status", str(finished)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("finished  round 2/2")
-    assert lines[2].split()[:4] == ["round", "state", "labels", "new"]
-    assert [line.split()[:4] for line in lines[3:5]] == [["1", "accepted", "8", "12"], ["2", "accepted", "16", "12"]]
+    assert lines[2].split()[:7] == ["round", "state", "new", "learnt", "from", "held", "out"]
+    counts = [line.split()[:5] for line in lines[3:5]]
+    assert counts == [["1", "accepted", "12", "8", "4"], ["2", "accepted", "12", "16", "8"]]
 
 
 def test_old_held_out_tasks_are_evaluated_too(finished: Path) -> None:
@@ -181,6 +182,12 @@ def test_people_are_waited_for(tmp_path: Path, tiny_model: Path, capsys: pytest.
         f"`rlvr label {file} --db {db} --per-item 2`, then give the same command again\n"
     )
     assert capsys.readouterr().err == wanted
+    with pytest.raises(SystemExit):
+        cli.main(["status", str(run)])
+    _, state, *table = capsys.readouterr().out.splitlines()
+    assert state == "waiting for people  round 0/1"
+    wanted = f"0 of 12 comparisons have 2 answers each; label them with `rlvr label {file} --db {db} --per-item 2`"
+    assert table[-1] == wanted
     with Store.open(db) as store:
         items = list(store.items())
         better = Judgement(ranking=((0,), (1,)))
@@ -314,12 +321,32 @@ def test_the_run_and_its_comparisons_are_walked_back_to_who_said_what(finished: 
     for target in (finished, finished / "rounds/001/labels.jsonl"):
         told = trace.trace(target, label["id"], ancestry.Search())
         assert [event["annotator"] for event in told["events"]] == [hashed]
+    whole = trace.trace(finished, label["id"], ancestry.Search())
+    lines = [line.strip() for line in trace.render(whole).splitlines()]
+    for once in ("model.safetensors sha256 ", "labels in ", "reward_model run "):
+        these = [line for line in lines if line.startswith(once)]
+        assert these and len(these) == len(set(these))
     with pytest.raises(DataError, match=f"rows of it: {label['id']}"):
         trace.trace(finished, label["id"].rpartition("/")[0], ancestry.Search())
     items = trace.trace(finished / "rounds/002/items.jsonl", "1", ancestry.Search())
     drawn_from, *picked_by = items["ancestry"]["from"]
     assert drawn_from["path"] == str(finished / "rounds/002/samples.jsonl")
     assert [one["path"] for one in picked_by] == [str(finished / f"rounds/001/reward/{k}/model") for k in (0, 1)]
+
+
+def test_an_edited_policy_of_a_round_is_told_and_each_round_is_walked_once(finished: Path, tmp_path: Path) -> None:
+    def nodes(node: dict[str, Any]) -> list[dict[str, Any]]:
+        return [node, *(one for below in node["from"] for one in nodes(below))]
+
+    told = nodes(ancestry.of_run(finished, ancestry.Search()))
+    runs = [node["path"] for node in told if node["kind"] == "run"]
+    assert len(runs) == len(set(runs))
+    copied = shutil.copytree(finished, tmp_path / "run")
+    config = copied / "rounds/001/policy/model/config.json"
+    config.write_text(config.read_text().replace("{", "{ ", 1))
+    states = {n["what"]: n["state"] for n in ancestry.of_run(copied, ancestry.Search())["from"] if "round" in n["what"]}
+    assert states["round 1 (accepted)"] == "changed since round.json was written"
+    assert states["round 2 (accepted)"] != "changed since round.json was written"
 
 
 def test_models_that_are_not_there_are_told_before_a_run_begins(

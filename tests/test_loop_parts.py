@@ -17,11 +17,11 @@ from loop_case import write
 
 from rlvr import cli
 from rlvr.errors import DataError, PluginError, SettingsError
-from rlvr.evaluate import compare_values
 from rlvr.feedback.records import Answer, Item, Judgement
 from rlvr.feedback.store import Store
-from rlvr.loop import comparing, gate, labelling, manifest, picking
+from rlvr.loop import comparing, gate, labelling, manifest, picking, report
 from rlvr.loop_settings import Gate, Labels, LoopRecipe
+from rlvr.probing.texts import of_run
 from rlvr.settings import load_recipe, to_yaml
 from rlvr.types import Task
 
@@ -167,17 +167,6 @@ def test_a_judge_of_a_bad_name_is_told_before_it_is_asked(tmp_path: Path) -> Non
 # --- the gate --------------------------------------------------------------------------------------------------------
 
 
-def test_values_of_any_size_are_compared_by_task() -> None:
-    before = {"a": -20.0, "b": 3.0, "c": 1.0, "only": 9.0}
-    after = {"a": -10.0, "b": 3.0, "c": 0.0, "other": 9.0}
-    found = compare_values(before, after)
-    assert (found["before"], found["after"]) == pytest.approx((-16 / 3, -7 / 3))
-    assert found["delta"] == pytest.approx(3.0)
-    assert (found["better"], found["worse"], found["equal"], found["n_tasks"]) == (1, 1, 1, 3)
-    assert found["ci95"][0] <= 3.0 <= found["ci95"][1]
-    assert compare_values({"a": 1.0}, {"a": 1.0})["delta"] == 0
-
-
 def figures(delta: float, low: float, high: float) -> dict[str, Any]:
     return {"before": 1.0, "after": 1.0 + delta, "delta": delta, "ci95": [low, high]}
 
@@ -321,6 +310,16 @@ def test_a_resolved_recipe_is_a_recipe(tmp_path: Path, tiny_model: Path) -> None
         ({"reward_model": {"members": 1}}, "pick.kind disagreement measures by how much reward models differ"),
         ({"gate": {"judge": "labels", "truth": "x:y"}}, "gate: truth goes with judge: truth, got labels"),
         ({"labels": {"kind": "judge", "truth": None}}, "labels: judge goes with kind: judge, which needs it"),
+        ({"labels": {"kind": "people"}}, "truth goes with kind: simulated; kind is people: labels.truth=null takes it"),
+        ({"labels": {"kind": "people", "truth": None}}, "gate.judge truth needs gate.truth, a function that says what"),
+        (
+            {"labels": {"kind": "judge", "truth": None, "judge": {"by": {"url": "http://a/v1"}}}},
+            "labels.judge.by.model: is needed but not set",
+        ),
+        (
+            {"labels": {"kind": "judge", "truth": None, "judge": {"by": {"kind": "openai"}}}},
+            "labels.judge.by.kind: must be one of 'endpoint', 'hf', 'vllm', got openai",
+        ),
         ({"eval": {"tasks": None}}, "eval.tasks is needed"),
     ],
 )
@@ -331,6 +330,41 @@ def test_recipes_that_cannot_be_are_told_so(
         load_recipe(write(tmp_path, tiny_model, changes))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_kind_of_a_judge_is_an_endpoint_and_null_takes_a_crowd_away(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = write(tmp_path, tiny_model)
+    undone = ["labels.truth=null", "labels.crowd=null", "gate.judge=verifier"]
+    by = ["labels.kind=judge", "labels.judge.by.url=http://127.0.0.1:1/v1", "labels.judge.by.model=m"]
+    loaded = load_recipe(recipe, [*undone, *by], stage="loop")
+    assert isinstance(loaded, LoopRecipe) and loaded.labels.judge is not None
+    assert (loaded.labels.judge.by.kind, loaded.labels.judge.method.kind) == ("endpoint", "pairwise")
+    assert loaded.labels.crowd == ({"name": "ann"},)
+    assert load_recipe(recipe, [*undone, *by, "labels.kind=people", "labels.judge=null"], stage="loop")
+
+
+def test_of_a_loop_the_rounds_have_the_rollouts(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("stage: loop\n")
+    (tmp_path / "rounds/002/policy/rollouts").mkdir(parents=True)
+    with pytest.raises(DataError) as error:
+        list(of_run(tmp_path))
+    assert str(error.value) == f"{tmp_path} has no rollouts; those that have: {tmp_path}/rounds/002/policy"
+
+
+def test_the_accuracy_on_labels_and_the_expected_one_bear_their_names() -> None:
+    measured = {"accuracy": 0.65, "expected_accuracy": 0.714, "ceiling_share": 0.873}
+    stages = {"label": {"figures": {"new": 80, "labels": 60, "held_out": 20}}, "reward_model": {"figures": measured}}
+    record: Any = {"round": 1, "state": "open", "reason": "", "stages": stages}
+    assert report.line("reward_model", measured) == (
+        "accuracy on held-out labels 0.650  expected of true preferences 0.714  of the ceiling 0.873"
+    )
+    head, line = report.render(report.table([record]))
+    wanted = {"new": "80", "learnt from": "60", "held out": "20", "RM acc": "0.650", "expected": "0.714"}
+    for name, value in wanted.items():
+        end = head.index(name) + len(name)
+        assert line[:end].split()[-1] == value
+    found = report.metrics(record)
+    assert (found["accuracy"], found["reward_model/expected_accuracy"]) == (0.65, 0.714)
 
 
 def dry_run(recipe: Path, *overrides: str) -> int:
@@ -353,6 +387,8 @@ def test_a_dry_run_reads_all_recipes_and_counts_what_people_will_be_asked(
     assert "has no reward model under rewards.helpful; there are: preference" in capsys.readouterr().err
     assert dry_run(recipe, f"labels.truth={tmp_path}/truth.py:of_whom") == 2
     assert "its parameters must be out of prompt, answer, gold, round, got whom" in capsys.readouterr().err
+    assert dry_run(recipe, "labels.crowd=[{name: ann}, {name: ann}]") == 2
+    assert "needs a name of their own; there are several of 'ann'" in capsys.readouterr().err
     assert dry_run(recipe, "labels.crowd=[{name: ann}, {reliable: 1}]") == 2
     assert "labels.crowd.1: no such setting 'reliable'; did you mean 'reliability'?" in capsys.readouterr().err
 
@@ -365,6 +401,11 @@ def test_the_recipes_of_the_project_are_sound(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(recipe, LoopRecipe)
     tasks, held_out = prepare(recipe)
     assert (len(tasks), len(held_out)) == (2224, 512)
+    for kind in ("people", "judge"):
+        other = load_recipe(f"recipes/loop/{kind}.yaml", stage="loop")
+        assert isinstance(other, LoopRecipe)
+        assert (other.labels.kind, other.labels.truth, other.gate.judge) == (kind, None, "verifier")
+        assert prepare(other)[0] == tasks
     for name, stage in (("reward", "reward_model"), ("policy", "rl")):
         assert load_recipe(f"recipes/loop/{name}.yaml").stage == stage
     assert yaml.safe_load(Path("recipes/loop/loop.yaml").read_text())["labels"]["kind"] == "simulated"

@@ -277,3 +277,22 @@ def test_a_critic_and_an_adaptive_coefficient_have_their_panels() -> None:
     assert ys == [[0.4] * 3, [0.3] * 3]
     assert {"Loss of the critic", "Coefficient of the KL"} <= set(drawn)
     assert not {"Loss of the critic", "Coefficient of the KL"} & set(panels(figure(rl_rows(3), {}, "run")))
+
+
+def test_a_loop_is_drawn_by_its_rounds_with_the_gate_and_the_reward_model() -> None:
+    rows = [{"step": 0, "labels/num": 0.0}]
+    for k in (1, 2):
+        gate = {"gate/before": 0.1 * k, "gate/after": 0.2 * k, "gate/delta": 0.1 * k}
+        measured = {"accuracy": 0.6, "reward_model/expected_accuracy": 0.7, "reward": 0.3 * k, "kl": 0.01}
+        rows.append({"step": k, "labels/num": 60.0 * k, "labels/new": 80.0, **gate, **measured})
+    drawing = figure(rows, {}, "circle", stage="loop")
+    found = panels(drawing)
+    assert line(found["Held-out tasks"], "current policy") == ([1, 2], [0.1, 0.2])
+    assert line(found["Held-out tasks"], "new policy") == ([1, 2], [0.2, 0.4])
+    assert line(found["Accuracy of the reward model"], "labels") == ([1, 2], [0.6, 0.6])
+    assert line(found["Accuracy of the reward model"], "true preferences, expected") == ([1, 2], [0.7, 0.7])
+    for axes in found.values():
+        assert axes.get_xlabel() == "round"
+        assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    suptitle = drawing.get_suptitle()
+    assert suptitle == "circle: 2 rounds"

@@ -295,7 +295,10 @@ def test_a_text_of_very_many_brackets_is_a_text(tmp_path: Path) -> None:
 
 def test_a_column_that_the_recipe_names_wrongly_is_told(tmp_path: Path) -> None:
     given = data(tmp_path, PAIR, columns={"chosen": "best"})
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: no column 'best' \(chosen=best names it; has: prompt, ch"):
+    with pytest.raises(
+        DataError,
+        match=r"rows\.jsonl:1: no column 'best' \(named by columns\.chosen or --column chosen=best; has: prompt, ch",
+    ):
         kind_of(given)
 
 

@@ -121,6 +121,9 @@ def test_each_difference_is_that_of_the_model_itself(tmp_path: Path) -> None:
         Written("2", "the book:", " he read."),
         Written("3", "a", "a road"),
     ]
+    (tmp_path / "itself").symlink_to("itself")
+    with pytest.raises(DataError, match="itself is no folder of a model"):
+        scorer.load(str(tmp_path / "itself"))
     [sway] = counterfactual.probe(scorer.load(str(folder)), texts, [BUILT_IN["gender"]])
     of = {one["id"]: one["delta"] for one in sway.worst}
     for id, (about_her, about_him) in {
@@ -160,6 +163,9 @@ def test_a_clean_model_is_not_called_swayed(tmp_path: Path) -> None:
 def test_texts_about_both_groups_are_left_out_and_counted(tmp_path: Path) -> None:
     folder = save_worth(tmp_path / "rm", {"she": 0.4})
     texts = [Written("1", "", "she met him"), Written("2", "", "she read"), Written("3", "", "she " * 200)]
+    (tmp_path / "itself").symlink_to("itself")
+    with pytest.raises(DataError, match="itself is no folder of a model"):
+        scorer.load(str(tmp_path / "itself"))
     [sway] = counterfactual.probe(scorer.load(str(folder)), texts, [BUILT_IN["gender"]])
     assert (sway.num, sway.mixed, sway.unscored, sway.ci95) == (1, 1, 1, None)
 

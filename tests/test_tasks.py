@@ -323,6 +323,7 @@ def test_limit_takes_the_first_rows(write: Write) -> None:
         ("hollow", r"data.path: hollow holds no .jsonl .json .parquet .csv file"),
         ("object.json", r"cannot read object.json .*must hold a list of objects, holds an object"),
         ("broken.parquet", r"data.path: cannot read broken.parquet"),
+        ("itself.jsonl", r"data.path: itself.jsonl is no regular file or folder"),
     ],
 )
 def test_unusable_paths_are_one_line(path: str, message: str, write: Write) -> None:
@@ -332,6 +333,7 @@ def test_unusable_paths_are_one_line(path: str, message: str, write: Write) -> N
     Path("hollow").mkdir()
     Path("object.json").write_text("{}")
     Path("broken.parquet").write_text("PAR1")
+    Path("itself.jsonl").symlink_to("itself.jsonl")
     with pytest.raises(DataError, match=message) as caught:
         load_tasks(Data(path=path))
     assert "\n" not in str(caught.value)

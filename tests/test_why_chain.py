@@ -107,7 +107,9 @@ def test_a_rollout_is_walked_back_to_the_votes_and_to_the_first_model(world: Wor
     assert by_what(fine_tuned, "data.path")["num_rows"] == 6
     assert by_what(fine_tuned, "model.path")["path"] == str(tiny_model)
     text = trace.render(told)
-    assert text.count(f"sft run {world.sft}") == 2 and text.count(f"sft run {world.sft}  (as above)") == 1
+    assert text.count(f"sft run {world.sft}\n") == 1 and text.count(sha) == 1
+    assert text.count(f"model.path: {world.sft / 'model'}") == 2
+    assert text.count(f"model.path: {world.sft / 'model'}  (as above)") == 1
     for words in (str(world.rm), "24 votes by 3 people in 8 of the rows", str(tiny_model), sha):
         assert words in text
 
@@ -129,6 +131,26 @@ def test_the_row_nearest_to_a_response_is_the_one_with_its_words(tmp_path: Path)
     # idf of a word in one of two rows is log(3 / 1), in both log(3 / 2); what no row has does not count
     rare, common = math.log(3), math.log(1.5)
     assert (found["id"], found["similarity"]) == ("b", pytest.approx(rare / math.sqrt(3 * rare**2 + common**2)))
+
+
+def test_rows_that_begin_alike_are_several_and_one_that_is_there_twice_is_one(tmp_path: Path) -> None:
+    long = "the sea is blue and wide " * 8
+    rows = [{"id": f"r{k}", "prompt": "q", "chosen": f"{long}{end}"} for k, end in enumerate(("a", "b", "c", "a"))]
+    found = nearest(
+        [str(jsonl(tmp_path / "rows.jsonl", [*rows, {"id": "z", "prompt": "q", "chosen": "no"}]))], "the sea"
+    )
+    assert sorted(one["id"] for one in found) == ["r0", "r1", "r2"]
+
+
+def test_a_file_whose_record_was_damaged_says_so(tmp_path: Path) -> None:
+    file = jsonl(tmp_path / "rows.jsonl", ROWS)
+    lineage.note_origin(file, [], made_by="rlvr sample")
+    assert trace.trace(file, None, Search())["ancestry"]["state"] == ancestry.AS_IT_WAS
+    record = tmp_path / ".rows.jsonl.lineage.json"
+    for damaged, told in (('{"inputs": 3}', "damaged: it is no record of inputs"), ("{", "cannot be read (JSON")):
+        record.write_text(damaged)
+        state = trace.trace(file, None, Search())["ancestry"]["state"]
+        assert state.startswith("its record .rows.jsonl.lineage.json ") and told in state
 
 
 def test_a_training_row_is_told_with_its_votes(world: World) -> None:

@@ -26,6 +26,7 @@ import rlvr
 from rlvr.errors import DataError, DiskError
 from rlvr.feedback.checks import attributes_of, name_problem
 from rlvr.feedback.leases import Board, Key, Said, shown_order
+from rlvr.feedback.names import ANONYMOUS
 from rlvr.feedback.records import RATINGS, Item, Judgement, Mode
 from rlvr.feedback.schema import Draft, Event, answer_of, judgement_json
 from rlvr.feedback.store import Store
@@ -395,7 +396,7 @@ def _check_same(there: Event, name: str, kind: str, key: Key | None = None, judg
 
 def _annotator(header: str | None) -> str:
     if not header:
-        return "anonymous"
+        return ANONYMOUS
     try:
         name = unquote(header, errors="strict").strip()
     except UnicodeDecodeError:

@@ -9,6 +9,8 @@ from typing import Any
 from rlvr.errors import near
 from rlvr.feedback.records import ATTRIBUTES, MODES, MOST_COMPLETIONS, Item, Judgement, Mode, Ranking
 
+MOST_RATING = 1e9
+"""Of scales that people use; sums of the squares of what is larger may leave the numbers."""
 MOST_CHARACTERS = 200_000
 """Of a prompt, a completion or a text that somebody wrote: more than a person reads on a page."""
 NAME_CHARACTERS = 100
@@ -161,8 +163,8 @@ def _ratings_problem(ratings: Mapping[str, Mapping[str, float]], attributes: Ite
         for name, value in given.items():
             if name not in known:
                 return f"ratings: no attribute {name[:40]!r} is asked; {near(name, known)}known: {', '.join(known)}"
-            if type(value) not in (int, float) or not is_finite(value):
-                return f"ratings: {name} of completion {index} must be a finite number"
+            if type(value) not in (int, float) or not is_finite(value) or abs(value) > MOST_RATING:
+                return f"ratings: {name} of completion {index} must be a finite number of at most {MOST_RATING:g}"
     return "" if any(ratings.values()) else "ratings: holds none"
 
 

@@ -28,17 +28,18 @@ def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
         uri += "?mode=ro"
     else:
         uri += "?mode=rw"
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000, cached_statements=64
     )
-    return connection
 
 
 def take_lock(path: Path) -> int:
-    """Descriptor of FILE.lock. DataError: in use; DiskError: it cannot be had.
+    """Descriptor of FILE.lock. DataError: in use, or of several names; DiskError: it cannot be had.
 
     Not of the database's own file: to close any descriptor of that would drop SQLite's locks.
     """
+    if path.exists() and (num := path.stat().st_nlink) > 1:  # SQLite would keep a log beside each name
+        raise DataError(f"{path}: has {num} names (hard links); copy it to a file of its own, and use that")
     name = path.with_name(f"{path.name}.lock")
     try:
         descriptor = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -57,6 +58,37 @@ def take_lock(path: Path) -> int:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
     return descriptor
+
+
+class Place:
+    """Where an open database lies, and whether it still does: what is written to a file without a name is gone with
+    the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._opened = self._identity()
+        self._has_log = self._is_lost = False
+
+    def check(self) -> None:
+        """DiskError where the file that was opened, or its write-ahead log, is no longer there."""
+        had_log, self._has_log = self._has_log, self.path.with_name(f"{self.path.name}-wal").exists()
+        self._is_lost = self._is_lost or self._identity() != self._opened or (had_log and not self._has_log)
+        if self._is_lost:
+            raise DiskError(
+                f"{self.path}: was moved, removed or replaced while it was in use; nothing more is stored: start anew"
+            )
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def none_there(path: Path) -> DataError:
+    """What is said of a database that is not there."""
+    return DataError(f"{path}: no such database (rlvr label FILE --db {path} makes one)")
 
 
 def as_ours(error: sqlite3.Error, path: Path) -> DataError | DiskError:

@@ -5,7 +5,7 @@ The same rows give the same bytes, a file appears when it is whole, and none tha
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import json
 import os
@@ -18,6 +18,8 @@ from rlvr import disk
 from rlvr.errors import DataError, DiskError
 
 _SUFFIXES = (".jsonl", ".parquet")
+_OTHERS = (".json", ".csv", ".arrow", ".txt", ".tsv", ".gz", ".zst", ".zip")
+"""That people give to files, and hardly to a folder."""
 _MOST_OF_NAME = 230
 """Bytes of the name of a file, so that the names of those beside it, which are a little longer, are within 255."""
 
@@ -29,7 +31,8 @@ def check_target(out: Path) -> None:
         raise DataError(f"--to {out.name[:40]}...: a name has at most {_MOST_OF_NAME} bytes, this one has {num}")
     if os.path.lexists(out):
         raise DataError(f"--to {out} exists: remove it, or name another file")
-    if out.suffix not in _SUFFIXES and out.suffix in (".json", ".csv", ".arrow", ".txt", ".tsv"):
+    suffixes = [suffix.lower() for suffix in out.suffixes]
+    if out.suffix not in _SUFFIXES and any(suffix in (*_SUFFIXES, *_OTHERS) for suffix in suffixes):
         raise DataError(f"--to {out}: must end in {' or '.join(_SUFFIXES)}, or be the name of a new folder")
     if not os.path.isdir(out.absolute().parent):  # also where one of its names is too long
         raise DiskError(f"--to {out}: no such folder {out.absolute().parent}")
@@ -42,12 +45,15 @@ def write(rows: Sequence[dict[str, Any]], out: Path) -> None:
     part = out.absolute().with_name(f".{out.name}.{os.getpid()}.part")
     try:
         if out.suffix == ".jsonl":
-            _write_jsonl(rows, part)
+            # as ASCII: lone surrogates come back as they were
+            disk.write(part, "".join(json.dumps(row) + "\n" for row in rows))
         elif out.suffix == ".parquet":
             _write_parquet(rows, part)
         else:
             _write_folder(rows, part)
-        _publish(part, out)
+        disk.publish(part, out.absolute())
+    except FileExistsError:
+        raise DataError(f"--to {out} exists: remove it, or name another file") from None
     except UnicodeEncodeError as error:
         raise DataError(
             f"--to {out}: a text holds half a surrogate pair, which {out.suffix or 'a data set'} cannot hold; write "
@@ -59,29 +65,8 @@ def write(rows: Sequence[dict[str, Any]], out: Path) -> None:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
         else:
-            part.unlink(missing_ok=True)
-
-
-def _publish(part: Path, out: Path) -> None:
-    """Give it its name, unless somebody else took that meanwhile."""
-    try:
-        if part.is_dir():
-            os.rename(part, out)  # onto a folder with anything in it this fails
-        else:
-            os.link(part, out)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise
-        raise DataError(f"--to {out} exists: remove it, or name another file") from None
-    disk.sync(out.absolute().parent)
-
-
-def _write_jsonl(rows: Sequence[dict[str, Any]], part: Path) -> None:
-    with part.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")  # as ASCII: lone surrogates come back as they were
-        file.flush()
-        os.fsync(file.fileno())
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def _write_parquet(rows: Sequence[dict[str, Any]], part: Path) -> None:

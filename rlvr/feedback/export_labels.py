@@ -12,6 +12,8 @@ from rlvr.feedback.records import Answer, Item, Judgement
 
 Labels = Literal["votes", "majority", "dawid_skene"]
 LABELS: tuple[Labels, ...] = get_args(Labels)
+_WIDE = 0.4
+"""A person with a wider interval may well guess, however high the estimate is."""
 _EVEN = 1e-6
 """What an estimate is nearer than this to 0.5 is a tie."""
 
@@ -38,6 +40,9 @@ class Question:
     """Of the item's completions; of a thumb the one that is judged."""
     second: int
     votes: dict[str, Choice]
+    doubt: tuple[float, float] | None = None
+    """Of a dawid_skene label that rests on little: the 95 % interval of the reliability of whoever is known best among
+    those that it follows."""
 
     def count(self) -> tuple[int, int, int]:
         """(first, tie, second)"""
@@ -73,7 +78,7 @@ def _choice(place: Sequence[int], first: int, second: int) -> Choice:
 
 
 def probabilities(questions: Sequence[Question], labels: Labels) -> list[float]:
-    """That the first side is the better one, of each question, in [0, 1]; 0.5 is a tie."""
+    """That the first side is the better one, of each question, in [0, 1]; 0.5 is a tie. Sets Question.doubt."""
     if labels == "dawid_skene":
         by_group: defaultdict[str | None, list[int]] = defaultdict(list)
         for k, question in enumerate(questions):
@@ -119,6 +124,13 @@ def _dawid_skene(questions: Sequence[Question]) -> list[float]:
         gold_N=np.array([-1 if (known := _known(q)) is None else code[known] for q in questions], dtype=np.int64),
     )
     told = consensus(those, len(people), symmetric=of_pairs)
+    width_A, best = told.high_A - told.low_A, dict[int, int]()
+    follows_V = told.posterior_NC.argmax(axis=1)[question_V] == label_V
+    for k, person in zip(question_V[follows_V].tolist(), person_V[follows_V].tolist(), strict=True):
+        best[k] = min(best.get(k, person), person, key=width_A.__getitem__)
+    for k, person in best.items():
+        if those.gold_N[k] < 0 and width_A[person] > _WIDE:
+            questions[k].doubt = float(told.low_A[person]), float(told.high_A[person])
     first_N = probability_of_first(told) if of_pairs else told.posterior_NC[:, GOOD]
     return [0.5 if abs(p - 0.5) < _EVEN else min(1.0, p) for p in first_N.tolist()]
 

@@ -68,12 +68,16 @@ class Exported:
 
     rows: list[Row]
     left_out: Counter[str] = field(default_factory=Counter)
-    """How many for each reason in REASONS."""
+    """How many for each reason in REASONS, and "other_mode"."""
     num_ties: int = 0
     num_items: int = 0
     num_answers: int = 0
     as_messages: int = 0
     """Plain prompts that were written as a user's message, because others are messages."""
+    other_modes: Counter[Mode] = field(default_factory=Counter)
+    """Of the items that are left out for their mode."""
+    doubts: list[tuple[float, float]] = field(default_factory=list)
+    """Question.doubt, of the labels that rest on little."""
 
 
 REASONS = {
@@ -86,7 +90,6 @@ REASONS = {
     "no_prompt": "rows without a prompt",
     "no_order": "rankings that put all completions in one place",
     "gold": "items with a known answer",
-    "other_mode": "items that rows of this form are not made from",
 }
 
 
@@ -113,6 +116,8 @@ def export_rows(
     standing = list(answers)
     left_out = _without(standing, settings.without, hashed)
     nameless = Names([*names, *groups, *(answer.annotator for answer in standing)], hashed)
+    groups = {name: nameless.value(group) for name, group in groups.items()}
+    standing = [replace(answer, group=nameless.value(answer.group)) for answer in standing]
     if settings.with_info:
         items = [replace(item, info=nameless.value(item.info)) for item in items]
     kept = [answer for answer in standing if answer.annotator not in left_out]
@@ -132,6 +137,8 @@ def export_rows(
         reason = _why_not(item, of_item[item.id], settings)
         if reason is not None:
             found.left_out[reason] += 1
+        if reason == "other_mode":
+            found.other_modes[item.mode] += 1
         if reason is None or (reason == "gold" and settings.labels == "dawid_skene"):  # it tells who is reliable
             asked.extend(_asked(item, of_item[item.id], settings.by_group, groups))
     making = {"preference": _preferences, "unpaired": _unpaired, "ranking": _rankings, "sft": _demonstrations}
@@ -146,6 +153,9 @@ def _without(answers: Sequence[Answer], names: Sequence[str], hashed: Callable[[
     for name in names:
         if name not in known and name not in by_hash:
             raise DataError(f"--without {name}: no answer is by somebody of this name or hash")
+        if name in known and name in by_hash:
+            other = "give the hash of the one, or the name of the other"
+            raise DataError(f"--without {name}: is the name of one and the hash of another; {other}")
     return {by_hash.get(name, name) for name in names}
 
 
@@ -215,6 +225,7 @@ def _preference(
         **_tail(one, question.votes, settings, hashed),
     }
     texts = (row["chosen"].strip(), row["rejected"].strip())
+    found.doubts += [question.doubt] if question.doubt is not None else []
     _add(row, len(question.votes), settings, found, is_tie=probability == 0.5, is_empty=_is_same(texts))
 
 
@@ -261,6 +272,7 @@ def _rankings(asked: Sequence[Asked], settings: Export, found: Exported, hashed:
         for question in own:
             points[question.first] += told[id(question)]
             points[question.second] += 1 - told[id(question)]
+            found.doubts += [question.doubt] if question.doubt is not None else []
         ranks = [1 + sum(other > mine + _SAME for other in points) for mine in points]
         voters = {answer.annotator: answer for answer in one.answers if answer.judgement.ranking is not None}
         order = sorted(voters, key=hashed)
@@ -303,6 +315,7 @@ def _unpaired(asked: Sequence[Asked], settings: Export, found: Exported, hashed:
             "agreement": agreement(question.votes.values()),
             **_tail(one, question.votes, settings, hashed),
         }
+        found.doubts += [question.doubt] if question.doubt is not None else []
         is_empty = not row["completion"].strip()
         _add(row, len(question.votes), settings, found, is_tie=good == 0.5, is_empty=is_empty)
 
@@ -390,7 +403,7 @@ def _raw(
                 "prompt": plain_prompt(item.prompt),
                 "completions": list(item.completions),
                 "annotator": nameless.hashed(answer.annotator),
-                "group": groups.get(answer.annotator) or answer.group,
+                "group": groups.get(answer.annotator) or answer.group or None,
                 "showing": answer.showing,
                 "shown": list(answer.shown),
                 "judgement": json.dumps(judgement),
@@ -446,9 +459,9 @@ def _add(
         found.rows.append(row)
 
 
-_NAMELESS = ("id", "item", "source", "group", "comment")
-"""Columns of text in which a name may stand, beside the reason of a skip. Prompts, completions and what was written are
-data to train on, and attributes and labels are words of the task."""
+_NAMELESS = ("id", "item", "source", "comment")
+"""Columns of text in which a name may stand, beside the group and the reason of a skip. Prompts, completions and what
+was written are data to train on, and attributes and labels are words of the task."""
 
 
 def _finish(found: Exported, nameless: Names) -> None:

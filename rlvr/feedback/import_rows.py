@@ -16,6 +16,7 @@ from rlvr.columns import columns_of, is_empty
 from rlvr.errors import DataError
 from rlvr.feedback.imports import (
     FILE,
+    NUMBERED,
     THUMBS,
     TIE_WORDS,
     Entry,
@@ -68,6 +69,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "comment": ("comment", "comments", "rationale"),
     "source": ("source", "subset", "data_source", "domain"),
 }
+_MAP_ANSWERS = "name the answers' columns with --column response_a=COLUMN --column response_b=COLUMN"
 _MOST_VOTES = 1000
 """Of a row: each becomes an answer."""
 _MOST_SECONDS = 366 * 24 * 3600
@@ -75,9 +77,6 @@ _MOST_OF_NAME = 90
 """Characters, so that a vote's number fits behind them."""
 _OURS = (*_ALIASES["choice"], *_ALIASES["text"], *_ALIASES["annotator"], "thumb", "thumbs", "spans", "skipped", "skip")
 """Columns that no data set to train on has, or not so."""
-_NUMBERED = re.compile(
-    r"(completion|response|answer|output|reply|generation|candidate)[ _-]?([a-z]|[0-9]+)", re.IGNORECASE
-)
 _SAME = ("id", "prompt", "completion", "completions", "chosen", "rejected", "order", "label", "source")
 _OF_DATA_SETS = dict(zip(_SAME, _SAME, strict=True)) | {"ratings": "scores"}
 """Our words: those of PreferenceData.columns."""
@@ -91,7 +90,7 @@ def is_ours(fields: Mapping[str, Any]) -> bool:
 
 def _numbered(fields: Mapping[str, Any]) -> list[str]:
     """Columns such as response_a and response_b, in their order."""
-    return [name for name, value in fields.items() if _NUMBERED.fullmatch(str(name)) and isinstance(value, str)]
+    return [name for name, value in fields.items() if NUMBERED.fullmatch(str(name)) and isinstance(value, str)]
 
 
 # --- rows of judgements ----------------------------------------------------------------------------------------------
@@ -123,17 +122,31 @@ class _Fields:
         self.reading = reading
         self.used: set[str] = set()
 
-    def get(self, word: str) -> Any:
-        """None: the row has none. BadRow: --column names one that is not there."""
-        mapped = self.reading.named(word)
-        for name in mapped:
+    def has(self) -> str:
+        return f"has: {', '.join(map(str, self.all))}"
+
+    def columns(self, word: str) -> tuple[str, ...]:
+        """Those that may hold it. BadRow: --column names one that is not there."""
+        for name in (mapped := self.reading.named(word)):
             if name not in self.all:
-                raise BadRow(f"no column {name!r} (--column {word} names it; has: {', '.join(map(str, self.all))})")
-        for name in mapped or _ALIASES[word]:
-            if not is_empty(self.all.get(name)):
-                self.used.add(name)
-                return self.all[name]
-        return None
+                given = next(given for given, names in self.reading.columns.items() if name in names)
+                raise BadRow(f"no column {name!r} (--column {given} names it; {self.has()})")
+        return mapped or _ALIASES[word]
+
+    def of(self, word: str) -> str | None:
+        """The column that holds it; None: the row has none. BadRow as columns()."""
+        return next((name for name in self.columns(word) if not is_empty(self.all.get(name))), None)
+
+    def there(self, word: str) -> str | None:
+        """A column that would hold it, empty or not."""
+        return next((name for name in self.columns(word) if name in self.all), None)
+
+    def get(self, word: str) -> Any:
+        """None: the row has none. BadRow as columns()."""
+        if (name := self.of(word)) is None:
+            return None
+        self.used.add(name)
+        return self.all[name]
 
     def text(self, word: str, default: str = "") -> str:
         value = self.get(word)
@@ -175,8 +188,9 @@ def _prompt(row: _Fields) -> tuple[Prompt, str | None]:
     """(the prompt, the assistant's turn behind it: a conversation may hold the completion too)"""
     value = row.get("prompt")
     if value is None:
-        has = ", ".join(map(str, row.all))
-        raise BadRow(f"no prompt (has: {has}; name its column with --column prompt=COLUMN)")
+        if (there := row.there("prompt")) is not None:
+            raise BadRow(f"{there} is empty")
+        raise BadRow(f"no prompt ({row.has()}; name its column with --column prompt=COLUMN)")
     prompt = prompt_in(value, "prompt")
     if not isinstance(prompt, str) and len(prompt) > 1 and prompt[-1]["role"] == "assistant":
         return prompt[:-1], prompt[-1]["content"]
@@ -196,8 +210,14 @@ def _completions(row: _Fields) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if chosen is not None or rejected is not None:
         if chosen is None or rejected is None:
             raise BadRow("chosen needs rejected, and rejected chosen")
+        for word in ("choice", "order"):
+            if (name := row.of(word)) is not None:
+                raise BadRow(
+                    f"{name} beside chosen and rejected, which say themselves what is better; {_MAP_ANSWERS}, or leave "
+                    f"it out with --column ignore={name}"
+                )
         return (as_text(chosen, "chosen"), as_text(rejected, "rejected")), ("chosen", "rejected")
-    names = row.reading.named("completions")
+    names = row.columns("completions") if row.reading.named("completions") else ()
     if len(names) > 1 or (not names and len(_numbered(row.all)) > 1):
         names = names or tuple(_numbered(row.all))
         names = tuple(name for name in names if not is_empty(row.all.get(name)))
@@ -228,18 +248,20 @@ def _judgements(
         mode: Mode = compares if num > 1 else "thumbs" if num == 1 else "write"
         return [(mode, completions, Judgement(skipped=reason))]
     if (choice is not None or order is not None) and num < 2:
-        raise BadRow(f"a choice needs two completions and more, and the row has {num}")
+        raise BadRow(f"a choice needs two completions and more, and the row has {num} ({row.has()}; {_MAP_ANSWERS})")
     if "chosen" in labels and "rejected" in labels:
         found.append((compares, completions, Judgement(ranking=((0,), (1,)))))
     elif order is not None:
         found.append((compares, completions, Judgement(ranking=_order(order, labels, row))))
     elif choice is not None:
-        found.append((compares, completions, Judgement(ranking=_choice(choice, labels, completions))))
+        found.append((compares, completions, Judgement(ranking=_choice(choice, labels, completions, row))))
     if label is not None:
         is_good = thumb(label)
         if is_good is None:
             known = ", ".join("/".join(pair) for pair in THUMBS)
             raise BadRow(f"label must be one of {known}, got {str(label)[:40]!r}")
+        if not num and (there := row.there("completion")) is not None:
+            raise BadRow(f"{there} is empty")
         if num != 1:
             raise BadRow(f"a thumb is of one completion, and the row has {num}")
         found.append(("thumbs", completions, Judgement(thumbs={"0": is_good})))
@@ -253,11 +275,20 @@ def _judgements(
     return found
 
 
-def _choice(value: Any, labels: Sequence[str], completions: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+def _label(name: str, labels: Sequence[str], row: _Fields) -> str | None:
+    """Which completion is meant: by its column, else by the word that --column has for that ("a" of response_a)."""
+    if (found := match(name, labels)) is not None:
+        return found
+    word = match(name, row.reading.numbered())
+    column = row.reading.named(word)[0] if word is not None else None
+    return column if column in labels else None
+
+
+def _choice(value: Any, labels: Sequence[str], completions: Sequence[str], row: _Fields) -> tuple[tuple[int, ...], ...]:
     word = str(value).strip()
     if word.lower() in TIE_WORDS:
         return tied(len(completions))
-    name = match(word, labels)
+    name = _label(word, labels, row)
     if name is not None:
         return first_of(list(labels).index(name), len(completions))
     if word in completions:
@@ -274,7 +305,8 @@ def _order(value: Any, labels: Sequence[str], row: _Fields) -> tuple[tuple[int, 
     value = parsed(value)
     if isinstance(value, str):
         places = [
-            [match(name.strip(), labels) or name.strip() for name in place.split("=")] for place in value.split(">")
+            [_label(name.strip(), labels, row) or name.strip() for name in place.split("=")]
+            for place in value.split(">")
         ]
         unknown = [name for place in places for name in place if name not in labels]
         if unknown:

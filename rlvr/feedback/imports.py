@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from rlvr.columns import PROMPT_COLUMNS, messages_of, prompt_key
 from rlvr.errors import DataError, near
 from rlvr.feedback.checks import item_problem, judgement_problem, name_problem
+from rlvr.feedback.names import IMPORTED
 from rlvr.feedback.records import Answer, Item, Judgement, Mode, Ranking, Span
 from rlvr.reward_settings import Rows
 from rlvr.rows import SUFFIXES, Argument, BadRow, kind, parsed, read_rows
@@ -44,7 +45,11 @@ WORDS = (
     *("id", "prompt", "completion", "completions", "chosen", "rejected", "choice", "order", "label", "text", "ratings"),
     *("spans", "skipped", "annotator", "seconds", "group", "comment", "source", "ignore"),
 )
-"""What --column gives a column, field or question to."""
+"""What --column gives a column, field or question to, beside NUMBERED."""
+NUMBERED = re.compile(
+    r"(completion|response|answer|output|reply|generation|candidate)(?!s$)[ _-]?([a-z]|[0-9]+)", re.IGNORECASE
+)
+"""Columns that are each an answer: response_a, response_b."""
 FILE = Argument("FILE", columns="--column", on_bad_row="--on-bad-row skip")
 _MOST_LOOKED_AT = 1000
 """Rows to tell by what a file is."""
@@ -57,12 +62,17 @@ class Reading:
     form: From = "auto"
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Our word (WORDS): their columns, fields or questions."""
-    annotator: str = "imported"
+    annotator: str = IMPORTED
     """Who answered, where the file does not say."""
     skips_bad_rows: bool = False
 
     def named(self, word: str) -> tuple[str, ...]:
-        return self.columns.get(word, ())
+        own = self.columns.get(word, ())
+        return (*own, *(self.columns[name][0] for name in self.numbered())) if word == "completions" else own
+
+    def numbered(self) -> list[str]:
+        """Our words for answers in columns of their own, in order: response_a, response_b."""
+        return sorted(filter(NUMBERED.fullmatch, self.columns), key=lambda word: (len(word), word))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

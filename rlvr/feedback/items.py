@@ -1,8 +1,9 @@
 """Rows of a file to items that people are asked: comparisons, lists to rank, single completions, prompts alone.
 
 Prompts and completions are read as docs/PREFERENCES.md has them. A row may also have `mode`, `attributes`, `draft` and
-`gold`; all further columns are kept in Item.info and shown to nobody. Of chosen and rejected the chosen one is
-completion 0; that the file prefers it is no gold.
+`gold`; all further columns are kept in Item.info and shown to nobody. A gold that is no object of ours is the task's
+(`rlvr sample` hands it on), says nothing of the completions and is kept as info too. Of chosen and rejected the chosen
+one is completion 0; that the file prefers it is no gold.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from rlvr.types import Prompt
 
 AskedMode = Literal["auto"] | Mode
 ASKED_MODES: tuple[str, ...] = ("auto", *MODES)
+TASK_GOLD = "task_gold"
+"""Under which Item.info has the gold of the task."""
 _GOLD_FIELDS = ("best", "order", "ranking", "ratings", "thumb", "thumbs", "spans")
 
 
@@ -65,10 +68,11 @@ def load_golds(
             raise BadRow(f"no gold (has: {', '.join(map(str, fields))})")
         id, column = id_of(row, fields, data)
         if set(fields) - {column, "gold"}:
+            read_gold(fields["gold"], 1)
             return [_item(row, data, mode, tuple(attributes), setting)]
         if id not in by_id:
             raise BadRow(f"there is no item {id!r} to which that gold belongs; {near(id, by_id)}give its row in full")
-        return [_checked(dataclasses.replace(by_id[id], gold=read_gold(fields["gold"], by_id[id])))]
+        return [_checked(dataclasses.replace(by_id[id], gold=read_gold(fields["gold"], len(by_id[id].completions))))]
 
     golds = {item.id: item for item in collect(data, setting, build).rows}
     for id, item in golds.items():
@@ -77,24 +81,16 @@ def load_golds(
     return [*(golds.pop(item.id, item) for item in items), *golds.values()]
 
 
-def read_gold(value: Any, item: Item) -> Judgement:
-    """What a column `gold` says of an item. BadRow: nothing that its mode has.
+def read_gold(value: Any, num: int) -> Judgement:
+    """What a column `gold` says of an item of so many completions. BadRow: it is no object of ours.
 
-    {"best": 0} or 0: that completion before all others, which are not told apart; {"order": [[1], [0, 2]]} or the list
-    alone: best first, ties as lists; {"ratings": {"0": {"helpful": 7}}}, of one completion also {"ratings": {"helpful":
-    7}}; {"thumb": true} or true, of several {"thumbs": {"0": true, "1": false}}; {"spans": [{"first": 0, "end": 5}]}.
+    {"best": 0}: that completion before all others, which are not told apart; {"order": [[1], [0, 2]]}: best first, ties
+    as lists; {"ratings": {"0": {"helpful": 7}}}, of one completion also {"ratings": {"helpful": 7}}; {"thumb": true},
+    of several {"thumbs": {"0": true, "1": false}}; {"spans": [{"first": 0, "end": 5}]}.
     """
     value = _plain_gold(value)
-    if item.mode == "spans" and isinstance(value, list):
-        value = {"spans": value}
-    elif isinstance(value, bool):
-        value = {"thumb": value}
-    elif isinstance(value, int):
-        value = {"best": value}
-    elif isinstance(value, list):
-        value = {"order": value}
     if not isinstance(value, Mapping):
-        raise BadRow(f'gold must be an object such as {{"best": 0}}, got {kind(value)}')
+        raise BadRow(f'gold must be an object such as {{"best": 0}} or {{"thumb": true}}, got {kind(value)}')
     given = {str(name): part for name, part in value.items() if part is not None}  # parquet has every key in every row
     for name in given:
         if name not in _GOLD_FIELDS:
@@ -104,7 +100,6 @@ def read_gold(value: Any, item: Item) -> Judgement:
         raise BadRow(f"gold has both {' and '.join(orders)}; give one of them")
     ranking: Ranking | None = None
     if orders:
-        num = len(item.completions)
         ranking = _best(given["best"], num) if orders == ["best"] else _order(given[orders[0]], orders[0])
     thumbs = given.get("thumbs", {"0": given["thumb"]} if "thumb" in given else {})
     spans = given.get("spans")
@@ -129,8 +124,9 @@ def _item(row: Row, data: PreferenceData, mode: AskedMode, attributes: tuple[str
     chosen: Mode = own_mode or (by_shape if mode == "auto" else mode)  # type: ignore[assignment]
     id, id_column = id_of(row, fields, data)
     source = find(fields, "source", COLUMNS["source"], data)
-    has_gold = not is_empty(fields.get("gold")) and chosen != "write"
-    used |= {id_column or "", "mode", "attributes"} | ({"gold"} if has_gold else set())
+    gold = None if is_empty(fields.get("gold")) else fields["gold"]
+    is_ours = gold is not None and chosen != "write" and _is_gold(gold)
+    used |= {id_column or "", "mode", "attributes", "gold"}
     if source is not None and isinstance(source[1], str):
         used.add(source[0])
     item = Item(
@@ -140,10 +136,9 @@ def _item(row: Row, data: PreferenceData, mode: AskedMode, attributes: tuple[str
         mode=chosen,
         attributes=attributes if chosen != "write" else (),
         source=source[1] if source is not None and isinstance(source[1], str) else "",
-        info=_info(fields, used),
+        gold=read_gold(gold, num) if is_ours else None,
+        info=_info({TASK_GOLD: gold, **fields} if gold is not None and not is_ours else fields, used),
     )
-    if has_gold:
-        item = dataclasses.replace(item, gold=read_gold(fields["gold"], item))
     return _checked(item)
 
 
@@ -259,19 +254,18 @@ def _has(fields: Mapping[str, Any]) -> str:
 # --- golds ------------------------------------------------------------------------------------------------------------
 
 
+def _is_gold(value: Any) -> bool:
+    """Whether it is one of the comparison, an object with one of our words; all else is for the task's verifier."""
+    value = _plain_gold(value)
+    return isinstance(value, Mapping) and any(name in value for name in _GOLD_FIELDS)
+
+
 def _plain_gold(value: Any) -> Any:
-    """CSV holds numbers and truth values as text too."""
+    """CSV holds objects as text."""
     try:
-        value = parsed(as_plain(value))
+        return parsed(as_plain(value))
     except BadRow as error:
         raise BadRow(f"gold is {error}") from None
-    if isinstance(value, str):
-        text = value.strip().lower()
-        if text in ("true", "false"):
-            return text == "true"
-        if text.isascii() and text.isdecimal():
-            return int(text[:9])
-    return value
 
 
 def _best(value: Any, num: int) -> Ranking:

@@ -85,9 +85,6 @@ def label(
     if db is None:
         raise SettingsError("label needs --db DB, the database that answers go to (it is made if need be)")
     people = _annotators(annotators) if annotators is not None else {}
-    if people and per_item > len(people):
-        said = f"--per-item {per_item}, and --annotators names {len(people)}: no item gets more answers than that"
-        typer.echo(f"rlvr label: {said}", err=True)
     _check_share("--repeat", repeat)
     _check_share("--gold-share", gold_share)
     if not 0 < lease_minutes < 1e6:
@@ -104,14 +101,18 @@ def label(
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     address = Address(host=host, port=port, allow_remote=allow_remote, allowed_hosts=tuple(allow_host or ()))
     groups = {name: group for name, group in people.items() if group}
-    serve(db, items, address, plan, settings, lambda ready: _tell(ready, db, as_json, annotators), groups=groups)
+    serve(db, items, address, plan, settings, lambda ready: _tell(ready, db, as_json, per_item), groups=groups)
 
 
-def _tell(ready: Ready, db: Path, as_json: bool, annotators: str | None) -> None:
-    if annotators is None and len(ready.links) > (ready.owner in ready.links.values()):
+def _tell(ready: Ready, db: Path, as_json: bool, per_item: int) -> None:
+    has_own = ready.owner not in ready.links.values()
+    if ready.are_of_before:
         typer.echo(
             "rlvr label: the links are of an earlier start's --annotators, which names others if given", err=True
         )
+    if has_own and per_item > len(ready.links):
+        said = f"--per-item {per_item}, and --annotators names {len(ready.links)}: no item gets more answers than that"
+        typer.echo(f"rlvr label: {said}", err=True)
     if as_json:
         port = int(ready.url.rpartition(":")[2])
         told = {"url": ready.url, "port": port, "links": ready.links, "owner": ready.owner, "items": ready.num_items}
@@ -120,7 +121,7 @@ def _tell(ready: Ready, db: Path, as_json: bool, annotators: str | None) -> None
         typer.echo(f"rlvr label: {ready.num_items} items, {ready.num_answers} answers in {db}; Ctrl-C ends it")
         for name, link in ready.links.items():
             typer.echo(f"  {name:12} {link}")
-        if ready.owner not in ready.links.values():
+        if has_own:
             typer.echo(f"  {'statistics':12} {ready.owner.replace('/#', '/stats#')}")
     sys.stdout.flush()
 
@@ -146,6 +147,15 @@ def _items(
             typer.echo(
                 f"rlvr label: {num_thumbs} of {len(rows)} items are thumbs (good or bad): one answer each; "
                 "--attributes has one answer rated",
+                err=True,
+            )
+        num_written = sum(item.mode == "write" and not item.completions for item in rows)
+        if mode == "auto" and num_written:
+            typer.echo(f"rlvr label: {num_written} of {len(rows)} items are to be written: no answer in them", err=True)
+        if num_golds := sum(items.TASK_GOLD in item.info for item in rows):
+            typer.echo(
+                f"rlvr label: {num_golds} of {len(rows)} items have the gold of a task, which is kept and measures "
+                'nobody; a known answer is as {"best": 0}',
                 err=True,
             )
         if loaded.num_bad:

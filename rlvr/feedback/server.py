@@ -44,6 +44,8 @@ class Ready:
     """By name; of all together under SHARED where nobody has one of their own."""
     owner: str
     """Link with the token of the database: statistics, POST /feedback."""
+    are_of_before: bool
+    """The links are those of an earlier start: this one names nobody."""
     num_items: int
     num_answers: int
 
@@ -72,15 +74,18 @@ def serve(
         with Store.open(path, create=items is not None) as store:
             if items is not None:
                 store.add_items(items)
-            _note(store, settings.guideline, groups or {})
-            settings = replace(settings, names=_people(store, settings.names))
+            before = (store.meta("annotators") or "").split("\n")
+            are_of_before = not settings.names and before != [""]
+            if are_of_before:  # a link that all share would let each answer for another
+                settings = replace(settings, names=tuple(before))
             board = Board(store.keyed("order"), plan)
             fill_board(board, store)
             if not board.num_items:
                 raise DataError(f"{path}: holds no item that people can be asked; give a FILE of them")
+            _note(store, settings, groups or {})
             settings = replace(settings, hosts=_hosts(address, is_loopback))
             with Store.open(path, readonly=True) as reader:
-                asyncio.run(_run(store, reader, board, settings, listener, ready))
+                asyncio.run(_run(store, reader, board, settings, listener, ready, are_of_before))
 
 
 async def _run(
@@ -90,6 +95,7 @@ async def _run(
     settings: Settings,
     listener: socket.socket,
     ready: Callable[[Ready], None],
+    are_of_before: bool,
 ) -> None:
     writer = Writer(store)
     try:
@@ -100,15 +106,19 @@ async def _run(
             url = _reachable(url)
             owner = f"{url}/#{token_of(store)}"
             links = {name: f"{url}/#{token_of(store, name)}" for name in settings.names} or {SHARED: owner}
-            ready(Ready(url=url, links=links, owner=owner, num_items=board.num_items, num_answers=num_answers))
+            counts = {"num_items": board.num_items, "num_answers": num_answers}
+            ready(Ready(url=url, links=links, owner=owner, are_of_before=are_of_before, **counts))
 
         await run_app(service, lambda: None, service, LIMITS, (), listener, tell)
     finally:
         writer.end()
 
 
-def _note(store: Store, guideline: str | None, groups: dict[str, str]) -> None:
-    """Keep the text that people were told, once for each text, and the groups."""
+def _note(store: Store, settings: Settings, groups: dict[str, str]) -> None:
+    """Keep who has a link of their own, the groups, and the text that people were told, once for each text."""
+    if (names := "\n".join(settings.names)) != (store.meta("annotators") or ""):
+        store.set_meta("annotators", names)
+    guideline = settings.guideline
     for name, group in groups.items():
         store.set_group(name, group)
     if guideline is None:
@@ -117,14 +127,6 @@ def _note(store: Store, guideline: str | None, groups: dict[str, str]) -> None:
     if not any(event.kind == "guideline" and event.guideline == key for event in store.events()):
         body = {"text": guideline}
         store.append([Draft(uuid=str(uuid.uuid4()), kind="guideline", body=body, guideline=key)])
-
-
-def _people(store: Store, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those who are named, else those of an earlier start: a link that all share would let each answer for another."""
-    before = store.meta("annotators") or ""
-    if names and "\n".join(names) != before:
-        store.set_meta("annotators", "\n".join(names))
-    return names or tuple(before.split("\n") if before else ())
 
 
 def _hosts(address: Address, is_loopback: bool) -> frozenset[str]:

@@ -27,7 +27,7 @@ from rlvr.errors import DataError, DiskError
 from rlvr.failpoints import failpoint
 from rlvr.feedback import schema
 from rlvr.feedback.checks import item_problem, judgement_problem, name_problem, text_problem
-from rlvr.feedback.connection import as_ours, connect, take_lock
+from rlvr.feedback.connection import Place, as_ours, connect, none_there, take_lock
 from rlvr.feedback.records import Answer, Item
 from rlvr.feedback.schema import COLUMNS, Draft, Event, to_text
 
@@ -35,8 +35,7 @@ _Place = tuple[str | None, str, int]
 """(item, annotator, showing): one judgement of them stands."""
 _SECRET = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[\w-]{43}", re.ASCII)
-_SELECT = f"SELECT {', '.join(f'e.{name}' for name in COLUMNS.split())}, i.body FROM"
-_WITH_ITEM = "AS e LEFT JOIN items AS i ON i.id = e.item"
+_SELECT = f"SELECT {', '.join(COLUMNS.split())} FROM"
 _INSERT = f"INSERT INTO events ({', '.join(COLUMNS.split())}) VALUES ({', '.join('?' * len(COLUMNS.split()))})"
 
 
@@ -50,6 +49,7 @@ class Store:
         """Descriptor of FILE.lock; None for readers."""
         self._mutex = threading.RLock()
         self._connection = connect(path, readonly=readonly)
+        self._where = Place(path)
         self._secret = b""
 
     @classmethod
@@ -58,12 +58,12 @@ class Store:
 
         One of an older version is made into one of ours, with a copy of it beside it (not where readonly: DataError).
         """
-        path = Path(path)
+        path = Path(os.path.realpath(path))  # as SQLite does: its log, and our lock, lie beside the file itself
         try:
             if path.is_dir():
                 raise DataError(f"{path}: is a folder, no database of feedback")
             if not path.exists() and (readonly or not create):
-                raise _none_there(path)
+                raise none_there(path)
         except OSError as error:  # a name that is too long, a folder that may not be looked into
             raise DataError(f"{path}: {error.strerror}") from None
         lock = None if readonly else take_lock(path)
@@ -148,13 +148,20 @@ class Store:
 
     def answers(self) -> Iterator[Answer]:
         """As they stand: the last of each person, item and showing, without what was undone, in order of events."""
-        for row in self.read_rows(f"{_SELECT} standing {_WITH_ITEM} ORDER BY e.sequence"):
-            yield schema.answer_of(self._event_of(row))
+        items: dict[str, Item] = {}
+        for row in self.read_rows(f"{_SELECT} standing ORDER BY sequence"):
+            yield schema.answer_of(self._event_of(row, items))
 
     def events(self) -> Iterator[Event]:
         """All that ever happened, in order."""
-        for row in self.read_rows(f"{_SELECT} events {_WITH_ITEM} ORDER BY e.sequence"):
-            yield self._event_of(row)
+        items: dict[str, Item] = {}
+        for row in self.read_rows(f"{_SELECT} events ORDER BY sequence"):
+            yield self._event_of(row, items)
+
+    def hash_of(self, sequence: int) -> str | None:
+        """Of the event of that number; None: there is none."""
+        found = self._found("SELECT hash FROM events WHERE sequence = ?", sequence) if 0 < sequence < 2**63 else []
+        return found[0][0] if found else None
 
     def append(self, drafts: Sequence[Draft]) -> list[tuple[Event, bool]]:
         """(the event, whether it is new) of each, written at once and synced; one whose uuid is there is left as is.
@@ -166,14 +173,14 @@ class Store:
 
     def event(self, uuid: str) -> Event | None:
         """The event of that uuid; None: there is none."""
-        found = self._found(f"{_SELECT} events {_WITH_ITEM} WHERE e.uuid = ?", uuid)
-        return self._event_of(found[0]) if found else None
+        found = self._found(f"{_SELECT} events WHERE uuid = ?", uuid)
+        return self._event_of(found[0], {}) if found else None
 
     def standing(self, item: str, annotator: str, showing: int) -> Answer | None:
         """What that person's judgement of it is now; None: there is none."""
-        where = "e.item = ? AND e.annotator = ? AND e.showing = ?"
-        found = self._found(f"{_SELECT} standing {_WITH_ITEM} WHERE {where}", item, annotator, showing)
-        return schema.answer_of(self._event_of(found[0])) if found else None
+        where = "item = ? AND annotator = ? AND showing = ?"
+        found = self._found(f"{_SELECT} standing WHERE {where}", item, annotator, showing)
+        return schema.answer_of(self._event_of(found[0], {})) if found else None
 
     def annotators(self) -> list[str]:
         """All who ever did anything here, also what they took back."""
@@ -257,19 +264,21 @@ class Store:
             raise self._changed("items", f"id {str(id)[:80]!r}", problem)
         return item
 
-    def _event_of(self, row: tuple[Any, ...]) -> Event:
-        """A row of _SELECT: its last column is the body of the item."""
+    def _event_of(self, row: tuple[Any, ...], items: dict[str, Item]) -> Event:
+        """Of a row of _SELECT. items: those that were read before, each once."""
         problem, event = "", None
         try:
-            event = schema.event_of(row[:-1])
+            event = schema.event_of(row)
             judgement = schema.answer_of(event).judgement if event.kind in ("answer", "late") else None
         except schema.BROKEN as error:
             problem = str(error) if isinstance(error, ValueError) else "body is JSON of another shape"
             raise self._changed("events", f"sequence {row[0]}", problem) from error
         if judgement is not None and event.item is not None:
-            item = self._item_of(event.item, row[-1])
+            if event.item not in items:
+                found = self._found("SELECT body FROM items WHERE id = ?", event.item)
+                items[event.item] = self._item_of(event.item, found[0][0] if found else None)
             try:
-                problem = judgement_problem(item, judgement)
+                problem = judgement_problem(items[event.item], judgement)
             except schema.BROKEN:
                 problem = "body is no judgement"
             if problem:
@@ -286,7 +295,7 @@ class Store:
         connection = self._connection
         if not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():  # also where a start was cut off
             if not create or self._readonly:
-                raise _none_there(self.path)
+                raise none_there(self.path)
             with self._transaction():
                 schema.run_script(connection, schema.TABLES)
                 connection.execute(f"PRAGMA application_id = {schema.APPLICATION}")
@@ -386,18 +395,20 @@ class Store:
         )
 
     def _drafts_of(self, answers: Iterable[Answer]) -> list[Draft]:
-        """Those of source api that are known get the uuid of what stands; the others one that what was before is in."""
+        """Those of source api that are known get the uuid of what stands; the others one that what was before is in.
+
+        Of other sources only these answers count, for a file that is read again says nothing new: whoever goes back
+        within them to what was said before says something new, and whoever says it again does not.
+        """
         drafts = [self._draft_of(answer) for answer in answers]
         ends = {_place(draft): to_text(draft.body["judgement"]) for draft in drafts}
         last: dict[_Place, tuple[str, str]] = {}
         known: set[_Place] = set()
         for number, draft in enumerate(drafts):
-            if draft.body["source"] != "api":
-                continue
-            place, said = _place(draft), to_text(draft.body["judgement"])
+            place, said, source = _place(draft), to_text(draft.body["judgement"]), draft.body["source"]
             if place not in last:
-                last[place] = self._last_said(place)
-                if last[place][1] == ends[place]:
+                last[place] = self._last_said(place) if source == "api" else ("", "")
+                if source == "api" and last[place][1] == ends[place]:
                     known.add(place)
             before, stands = last[place]
             if place in known or said == stands:
@@ -405,20 +416,20 @@ class Store:
                 continue
             if before:
                 digest = hashlib.sha256(f"{before} {draft.uuid}".encode("ascii")).hexdigest()
-                drafts[number] = replace(draft, uuid=f"api:{digest}")
+                drafts[number] = replace(draft, uuid=f"{source}:{digest}")
             last[place] = (drafts[number].uuid, said)
         return drafts
 
     def _last_said(self, place: _Place) -> tuple[str, str]:
         """(uuid of the last answer or undo, the judgement that stands as JSON); "" where there is none."""
         found = self._found(
-            f"{_SELECT} events {_WITH_ITEM} WHERE e.item = ? AND e.annotator = ? AND e.showing = ? "
-            "AND e.kind IN ('answer', 'undo') ORDER BY e.sequence DESC LIMIT 1",
+            f"{_SELECT} events WHERE item = ? AND annotator = ? AND showing = ? "
+            "AND kind IN ('answer', 'undo') ORDER BY sequence DESC LIMIT 1",
             *place,
         )
         if not found:
             return "", ""
-        last = self._event_of(found[0])
+        last = self._event_of(found[0], {})
         return last.uuid, to_text(last.body["judgement"]) if last.kind == "answer" else ""
 
     def _append(self, drafts: Sequence[Draft]) -> list[tuple[Event, bool]]:
@@ -466,7 +477,9 @@ class Store:
             try:
                 yield
                 failpoint("feedback.commit")
+                self._where.check()
                 connection.execute("COMMIT")
+                self._where.check()
             except BaseException:
                 if connection.in_transaction:  # SQLite takes some of them back by itself
                     connection.execute("ROLLBACK")
@@ -478,10 +491,6 @@ class Store:
 
 def _place(draft: Draft) -> _Place:
     return draft.item, draft.annotator, draft.showing
-
-
-def _none_there(path: Path) -> DataError:
-    return DataError(f"{path}: no such database (rlvr label FILE --db {path} makes one)")
 
 
 def _differing(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ from rlvr.feedback.checks import (
     ranking_problem,
     text_problem,
 )
+from rlvr.feedback.names import DEPLOYED
 from rlvr.feedback.records import RATINGS, Answer, Item, Judgement, Span
 from rlvr.feedback.schema import judgement_json, to_text
 from rlvr.serve.web import Refusal
@@ -36,8 +37,6 @@ _EVENT_FIELDS = ("event", "kind", "item", "showing", "lease", *_JUDGED, "seconds
 _KNOWN_INFO = ("user", "model", "checkpoint", "rollout", "time")
 _FEEDBACK_FIELDS = ("id", "prompt", "completion", "thumb", "edit", "chosen", "rejected", "source", *_KNOWN_INFO)
 _MOST_SECONDS = 1e7
-_FEEDBACK_USER = "deployed"
-"""Whose a judgement from a deployed model is where no user is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +158,7 @@ def _feedback(row: Any, where: str) -> tuple[Item, Answer]:
     id, user = (fields.get(name) for name in ("id", "user"))
     if id is not None and not (isinstance(id, str) and id) and type(id) is not int:
         raise _wrong(f"{where}.id: must be text or a whole number")
-    user = _FEEDBACK_USER if user is None else str(user) if type(user) is int else user
+    user = DEPLOYED if user is None else str(user) if type(user) is int else user
     if not isinstance(user, str) or name_problem(user):
         raise _wrong(f"{where}.user: {name_problem(user) if isinstance(user, str) else 'must be text'}")
     source = fields.get("source", "api")

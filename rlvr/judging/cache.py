@@ -91,4 +91,4 @@ class Cache:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             is_full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
             return DiskError(f"judge's cache {self.path}: {error}{' (is the disk full?)' if is_full else ''}")
-        return DataError(f"judge's cache {self.path} is none ({error}); remove it, or name another file")
+        return DataError(f"judge's cache {self.path} holds no replies ({error}); remove it, or name another file")

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,12 @@ _LEAST_SECRET = 4
 
 
 class _Failed(Exception):
-    """Why there is no reply; `is_passing` where another attempt may go better, after `pause` seconds if it says so."""
+    """Why there is no reply; `is_passing` where another attempt may go better, after no less than `pause` seconds."""
 
-    def __init__(self, reason: str, is_passing: bool = False, pause: float | None = None, status: int = 0) -> None:
+    def __init__(self, reason: str, is_passing: bool = False, pause: float = 0.0, status: int = 0) -> None:
         super().__init__(reason)
         self.reason, self.is_passing, self.pause, self.status = reason, is_passing, pause, status
+        self.is_unconnected = False
 
 
 class Endpoint:
@@ -68,6 +70,9 @@ class Endpoint:
         self._client: httpx.AsyncClient | None = None
         self._places: asyncio.Semaphore | None = None
         self._closed = False
+        self._was_reached = False
+        self._unreachable = ""
+        """What is said of the questions of one call once one of them found that nobody listens there."""
         threading.Thread(target=self._loop.run_forever, name="rlvr-judge", daemon=True).start()
 
     @property
@@ -128,6 +133,7 @@ class Endpoint:
                 limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
             )
             self._places = asyncio.Semaphore(most)
+        self._was_reached, self._unreachable = False, ""
 
         async def one(k: int, question: Question) -> Reply:
             reply = self._redacted(await self._one(question))
@@ -151,7 +157,7 @@ class Endpoint:
                 return Reply(problem=f"{self._shown}: no reply within {seconds:g} s{last}")
 
     async def _persistently(self, question: Question, attempts: _Attempts) -> Reply:
-        while True:
+        while not self._unreachable:
             had = self._has_logprobs, self._has_schema, self._limit
             try:
                 return await self._attempt(question)
@@ -162,14 +168,18 @@ class Endpoint:
                 attempts.count += 1
                 if not failure.is_passing or attempts.count > self.settings.retries:
                     times = f" ({attempts.count} attempts)" if attempts.count > 1 else ""
-                    return Reply(problem=f"{self._shown}: {failure.reason}{times}")
-                pause = failure.pause
-                if pause is None:
-                    pause = min(_FIRST_PAUSE * 2 ** (attempts.count - 1), _LONGEST_PAUSE)
-                elif self._loop.time() + pause > attempts.end:
-                    left = f"by.deadline_seconds allows {self.settings.deadline_seconds:g}"
-                    return Reply(problem=f"{self._shown}: {failure.reason}; it asks for {pause:.0f} s, and {left}")
-                await asyncio.sleep(pause)
+                    problem = f"{self._shown}: {failure.reason}{times}"
+                    if failure.is_unconnected and not self._was_reached:
+                        self._unreachable = problem
+                    return Reply(problem=problem)
+                left = attempts.end - self._loop.time()
+                if failure.pause > left:
+                    why = f"it asks for {math.ceil(failure.pause)} s, {int(left)} s of by.deadline_seconds are left"
+                    return Reply(problem=f"{self._shown}: {failure.reason}; {why}")
+                # a server that says 0, or a date that is past, would have all attempts at once
+                growing = min(_FIRST_PAUSE * 2 ** (attempts.count - 1), _LONGEST_PAUSE)
+                await asyncio.sleep(max(growing, failure.pause))
+        return Reply(problem=self._unreachable)
 
     def _goes_without(self, question: Question, reason: str, had: tuple[bool, bool, str]) -> bool:
         """Whether to ask again without what the server refused, from now on."""
@@ -200,17 +210,21 @@ class Endpoint:
                     "POST", self._url, json=self._body(question), headers=self._headers, timeout=seconds
                 ) as answer,
             ):
-                if answer.headers.get("content-encoding", "identity") != "identity":
+                self._was_reached = True
+                if answer.headers.get("content-encoding", "identity").lower() == "identity":
+                    async for piece in answer.aiter_raw():
+                        received += piece
+                        if len(received) > _MOST_BYTES:
+                            raise _Failed(f"its answer has more than {_MOST_BYTES} bytes")
+                elif answer.status_code == 200:  # of another the status says enough
                     raise _Failed("its answer is compressed, which was not asked for")  # a little may unpack to much
-                async for piece in answer.aiter_raw():
-                    received += piece
-                    if len(received) > _MOST_BYTES:
-                        raise _Failed(f"its answer has more than {_MOST_BYTES} bytes")
         except (TimeoutError, httpx.TimeoutException):
             raise late from None
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             why = self._without_key(one_line(error, _MOST_BYTES))[:300]
-            raise _Failed(f"cannot be asked: {why}", isinstance(error, httpx.TransportError)) from None
+            failed = _Failed(f"cannot be asked: {why}", isinstance(error, httpx.TransportError))
+            failed.is_unconnected = isinstance(error, httpx.ConnectError)
+            raise failed from None
         if answer.status_code != 200:
             # without the key before it is cut, as a part of the key would stay
             told = " ".join(self._without_key(received.decode("utf-8", "replace"))[:2000].split())
@@ -296,18 +310,20 @@ def _is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _pause(retry_after: str | None) -> float | None:
-    """Seconds that a server asks for, by their number or by the date of their end; None where it says neither."""
+def _pause(retry_after: str | None) -> float:
+    """Seconds that a server asks for, by their number or by the date of their end; 0 where it says neither."""
     if retry_after is None:
-        return None
+        return 0.0
     try:
         seconds = float(retry_after)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+            end = parsedate_to_datetime(retry_after)
         except (ValueError, OverflowError):
-            return None
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
+            return 0.0
+        # one without a zone is GMT as all dates of HTTP, https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7
+        seconds = (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp() - time.time()
+    return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
 
 
 def _reply_or_problem(found: Reply | BaseException) -> Reply:

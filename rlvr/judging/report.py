@@ -20,6 +20,7 @@ from rlvr.agreement import cohen_kappa
 from rlvr.judging.cases import Case
 from rlvr.judging.judge import Judge, Pair
 from rlvr.judging.labelling import Opinion
+from rlvr.judging.replies import MOST_SURE
 from rlvr.odds import sigmoid, wilson
 from rlvr.seeds import rng_for
 
@@ -37,8 +38,8 @@ _FEWEST = 10
 def report(
     judge: Judge, opinions: Sequence[Opinion], *, own: str = "", twins: Sequence[Opinion] = ()
 ) -> dict[str, Any]:
-    """Figures by what they speak of; those of which the rows tell nothing are left out. own: the judge's name among
-    the cases' models; twins: of padded() pairs."""
+    """Figures by what they speak of; those of which the rows tell nothing are left out, and those of fewer pairs than
+    are needed are told in too_few. own: the judge's name among the cases' models; twins: of padded() pairs."""
     known = [opinion for opinion in opinions if _both(opinion) is not None]
     found: dict[str, Any] = {
         "judge": judge.name,
@@ -46,14 +47,18 @@ def report(
         "pairs": len(opinions),
         "usable": len(known),
     }
+    found["at_limit"] = sum(max(map(abs, _both(opinion) or ())) >= MOST_SURE for opinion in known)
+    labelled = [opinion for opinion in known if opinion.label is not None and opinion.label != 0.5]
+    told = [twin for twin in twins if _both(twin) is not None]
+    nums = {"position and length": len(known), "verbosity": len(told), "agreement": len(labelled)}
+    asked = {"position and length": True, "verbosity": bool(twins), "agreement": bool(labelled)}
+    found["too_few"] = {what: num for what, num in nums.items() if asked[what] and num < _FEWEST}
     if len(known) >= _FEWEST:
         found["position"] = _position(known)
         found |= _swayed(known, own)
-    twins = [twin for twin in twins if _both(twin) is not None]
-    if len(twins) >= _FEWEST:
-        found["verbosity"] = {"pairs": len(twins), "logit": _mean([_fair(twin) for twin in twins])}
-        found["verbosity"]["preferred"] = float(np.mean([_fair(twin) > 0 for twin in twins]))
-    labelled = [opinion for opinion in known if opinion.label is not None and opinion.label != 0.5]
+    if len(told) >= _FEWEST:
+        found["verbosity"] = {"pairs": len(told), "logit": _mean([_fair(twin) for twin in told])}
+        found["verbosity"]["preferred"] = float(np.mean([_fair(twin) > 0 for twin in told]))
     if len(labelled) >= _FEWEST:
         found["agreement"] = _agreement(labelled)
     return found
@@ -223,6 +228,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
             + f"ece {agreement['ece']:.3f}"
             + (f", calibration slope {slope:.2f}" if (slope := agreement["calibration_slope"]) is not None else "")
         )
+    if found["at_limit"]:
+        said.append(f"of {found['at_limit']} pairs the log odds are at their limit of {MOST_SURE:g}: no doubt at all")
+    said += [f"{what}: {num} pairs, {_FEWEST} are needed" for what, num in found["too_few"].items()]
     return said
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -156,7 +155,7 @@ def _job(recipe: LoopRecipe, run: Run, progress: Progress, stop: StopRequest) ->
     else:
         run.record(0, {"labels/num": 0.0})
     write_task_rows(run.folder / "tasks.jsonl", tasks)
-    made_from = lineage.inputs_of({"data": json.loads(recipe.data.model_dump_json())})
+    made_from = lineage.inputs_of({"data": recipe.data.model_dump(mode="json")})
     note_origin(run.folder / "tasks.jsonl", made_from)
     in_processes = recipe.engine.kind != "hf" if recipe.processes is None else recipe.processes
     progress.say(f"{len(tasks)} tasks, {len(held_out)} held out; {recipe.rounds} rounds")

@@ -87,15 +87,22 @@ def _wait_for_people(settings: Labels, items: Sequence[Item], db: Path, file: Pa
     if is_new:
         with Store.open(db, create=True) as store:
             store.add_items(items)
+    if told := waiting(settings, items, db, file):
+        raise Stopped(f"{told}, then give the same command again")
+
+
+def waiting(settings: Labels, items: Sequence[Item], db: Path, file: Path) -> str:
+    """How many comparisons have their answers, and how the others are labelled; "" where enough have. DataError: no
+    database of ours."""
     with Store.open(db, readonly=True) as store:
         given = Counter(answer.item for answer in store.answers() if answer.showing == 0)
-        done = sum(given[item.id] >= settings.votes for item in items)
+    done = sum(given[item.id] >= settings.votes for item in items)
     if done >= math.ceil(settings.enough * len(items)):
-        return
+        return ""
     per_item = f" --per-item {settings.votes}" if settings.votes > 1 else ""
-    raise Stopped(
+    return (
         f"{done} of {len(items)} comparisons have {settings.votes} answer{'s' * (settings.votes > 1)} each; label them "
-        f"with `rlvr label {file} --db {db}{per_item}`, then give the same command again"
+        f"with `rlvr label {file} --db {db}{per_item}`"
     )
 
 
@@ -131,7 +138,6 @@ def people(settings: Labels) -> list[Any]:
 def judged(settings: Labels, items: Sequence[Item], db: Path, seed: int) -> list[Answer]:
     """What the judge says, with the probability in the comment; what it could not tell is a skip. What was paid for is
     kept beside the database. SettingsError, DataError where it cannot be asked."""
-    from rlvr.judge_settings import Judging
     from rlvr.judging.cases import Case
     from rlvr.judging.judge import Judge
     from rlvr.judging.labelling import annotator, opinions
@@ -140,7 +146,8 @@ def judged(settings: Labels, items: Sequence[Item], db: Path, seed: int) -> list
         Case(id=item.id, prompt=item.prompt, completions=item.completions, reference=_reference(item)) for item in items
     ]
     cache = db.with_name(f".{db.name}.judged")
-    judge = Judge(Judging.model_validate(settings.judge), seed, cache, setting="labels.judge.")
+    assert settings.judge is not None
+    judge = Judge(settings.judge, seed, cache, setting="labels.judge.")
     found: list[Answer] = []
     try:
         who = annotator(judge)

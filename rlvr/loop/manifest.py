@@ -24,7 +24,6 @@ from rlvr.types import SCHEMA
 
 NAME = "round.json"
 DATABASE = "database.json"
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

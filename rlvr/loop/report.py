@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +13,11 @@ Record = Mapping[str, Any]
 """What a round.json holds."""
 _COLUMNS: tuple[tuple[str, str, str], ...] = (
     # column, key of a row of table(), format
-    ("labels", "labels", ".0f"),
     ("new", "new_labels", ".0f"),
+    ("learnt from", "labels", ".0f"),
+    ("held out", "held_out", ".0f"),
     ("RM acc", "accuracy", ".3f"),
+    ("expected", "expected_accuracy", ".3f"),
     ("of ceiling", "ceiling_share", ".3f"),
     ("KL", "kl", ".3f"),
     ("current", "before", ".3f"),
@@ -35,12 +36,15 @@ def figures(record: Record, stage: str) -> dict[str, Any]:
 def row(record: Record) -> dict[str, Any]:
     """What a round came to, as plain data; what is not known is None."""
     label, reward, policy, gate = (figures(record, name) for name in ("label", "reward_model", "policy", "gate"))
+    damaged = DataError(f"rounds/{record['round']:03d}/{NAME} is damaged: not all of its figures are numbers")
     try:
         old = [of["delta"] for of in gate.get("old", {}).values()]
         numbers = {
             "new_labels": label.get("new"),
             "labels": label.get("labels"),
-            "accuracy": reward.get("expected_accuracy", reward.get("accuracy")),
+            "held_out": label.get("held_out"),
+            "accuracy": reward.get("accuracy"),
+            "expected_accuracy": reward.get("expected_accuracy"),
             "ceiling_share": reward.get("ceiling_share"),
             "kl": policy.get("kl"),
             "reward": policy.get("reward"),
@@ -49,12 +53,17 @@ def row(record: Record) -> dict[str, Any]:
             "delta": gate.get("delta"),
             "worst_old": min(old) if old else None,
         }
-        for value in numbers.values():
-            math.isfinite(0 if value is None else value)  # only of a number
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        raise DataError(f"rounds/{record['round']:03d}/{NAME} is damaged: not all of its figures are numbers") from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise damaged from None
+    if not all(_is_number(value) for value in numbers.values()):
+        raise damaged
     about = {name: record[name] for name in ("round", "state", "reason")}
     return {**about, **numbers, "ci95": gate.get("ci95"), "picked": figures(record, "pick").get("kind")}
+
+
+def _is_number(value: Any) -> bool:
+    """Or nothing. JSON has integers that no float can hold."""
+    return value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def table(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -66,11 +75,11 @@ def render(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The lines that `rlvr status` prints of the rows of table()."""
     if not rows:
         return ["no round has begun"]
-    head = f"{'round':>5} {'state':9}" + "".join(f"{name:>12}" for name, _, _ in _COLUMNS)
-    lines = [head]
+    columns = [(name, max(len(name), 7) + 2, key, how) for name, key, how in _COLUMNS]
+    lines = [f"{'round':>5} {'state':9}" + "".join(f"{name:>{width}}" for name, width, _, _ in columns)]
     for of in rows:
-        cells = "".join(f"{'' if of[key] is None else format(of[key], how):>12}" for _, key, how in _COLUMNS)
-        lines.append(f"{of['round']:>5} {of['state']:9}{cells}")
+        cells = "".join(f"{'' if of[key] is None else format(of[key], how):>{width}}" for _, width, key, how in columns)
+        lines.append(f"{of['round']:>5} {of['state']:9}{cells}".rstrip())
     lines += [f"round {of['round']} was refused: {of['reason']}" for of in rows if of["state"] == "refused"]
     return lines
 
@@ -85,7 +94,12 @@ def line(stage: str, made: Mapping[str, Any]) -> str:
     if stage == "label":
         return f"{made['new']} new, {made['labels']} to learn from, {made['held_out']} held out"
     if stage == "reward_model":
-        names = {"accuracy": "accuracy", "ceiling_share": "of the ceiling", "disagreement": "disagreement"}
+        names = {
+            "accuracy": "accuracy on held-out labels",
+            "expected_accuracy": "expected of true preferences",
+            "ceiling_share": "of the ceiling",
+            "disagreement": "disagreement",
+        }
         return "  ".join(f"{told} {made[name]:.3f}" for name, told in names.items() if made.get(name) is not None)
     if stage == "policy":
         if "failed" in made:
@@ -105,6 +119,7 @@ def metrics(record: Record) -> dict[str, float]:
         "labels/num": "labels",
         "labels/new": "new_labels",
         "accuracy": "accuracy",
+        "reward_model/expected_accuracy": "expected_accuracy",
         "reward_model/ceiling_share": "ceiling_share",
         "kl": "kl",
         "reward": "reward",

@@ -60,7 +60,9 @@ def train(recipe: DpoRecipe, run: Run, progress: Progress, stop: StopRequest) ->
     learner, tokenizer = _learner(recipe)
     setup.warn_of_head(recipe.loss.fused, learner.trained.model, progress)
     max_length = _max_length(recipe, learner)
-    units = _encode(tokenizer, rows, recipe.data, max_length, progress)
+    left_out = setup.same_prompt(prepared.loaded.rows, rows)
+    units = _encode(tokenizer, rows, recipe.data, max_length, progress, left_out)
+    run.note_left_out(left_out)
     held_units = _encode(tokenizer, held_out, recipe.eval.tasks, max_length, progress) if recipe.eval.tasks else []
     stop.check("before the first step")
     job = Job(recipe, run, progress, learner.trained, tokenizer, stop)
@@ -122,10 +124,16 @@ def _max_length(recipe: DpoRecipe, learner: Learner) -> int | None:
 
 
 def _encode(
-    tokenizer: Any, rows: Sequence[Any], data: PreferenceData, max_length: int | None, progress: Progress
+    tokenizer: Any,
+    rows: Sequence[Any],
+    data: PreferenceData,
+    max_length: int | None,
+    progress: Progress,
+    left_out: dict[str, str] | None = None,
 ) -> list[Unit]:
-    """The rows with their ids; too long ones are bad rows, as data.on_bad_row has it."""
-    encoded = chat.encode_rows(tokenizer, rows, max_length=max_length, on_bad_row=data.on_bad_row)
+    """The rows with their ids; too long ones are bad rows, as data.on_bad_row has it, noted in left_out."""
+    how: Any = {"max_length": max_length, "on_bad_row": data.on_bad_row, "left_out": left_out}
+    encoded = chat.encode_rows(tokenizer, rows, **how)
     if isinstance(rows[0], Rating):
         units = [Unit(row.id, alone, row.probability if row.label else 1 - row.probability) for row, alone in encoded]
     else:

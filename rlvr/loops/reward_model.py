@@ -64,7 +64,10 @@ def train(recipe: RewardModelRecipe, run: Run, progress: Progress, stop: StopReq
     stop.check("before the first step")
     if recipe.data is None or not recipe.steps:
         return _measured(evaluation, trained, recipe, run, progress, started)
-    encoded = chat.encode_rows(tokenizer, prepared.rows, max_length=max_length, on_bad_row=recipe.data.on_bad_row)
+    left_out = setup.same_prompt(prepared.loaded.rows, prepared.rows)
+    how: Any = {"max_length": max_length, "on_bad_row": recipe.data.on_bad_row, "left_out": left_out}
+    encoded = chat.encode_rows(tokenizer, prepared.rows, **how)
+    run.note_left_out(left_out)
     if len(encoded) < len(prepared.rows):
         progress.warn(f"{len(prepared.rows) - len(encoded)} rows left out: too long, or their completions are the same")
     parts = elements(encoded, recipe.loss, names, recipe.group_by)

@@ -137,11 +137,25 @@ def load_training_tasks(data: Data, held_out: Sequence[Task], progress: Progress
 
 
 def load_training_demonstrations(
-    data: Data, held_out: Sequence[Task], progress: Progress, setting: str = "data"
+    data: Data,
+    held_out: Sequence[Task],
+    progress: Progress,
+    setting: str = "data",
+    left_out: dict[str, str] | None = None,
 ) -> list[Demonstration]:
-    """The demonstrations without the prompts of the held-out tasks; `setting` is what messages call the data."""
-    loaded = load_demonstrations(data, setting=setting)
-    return _without_held_out(_tell(loaded, "demonstrations", progress), held_out, progress)
+    """The demonstrations without the prompts of the held-out tasks, which are noted in left_out; `setting` is what
+    messages call the data."""
+    rows = _tell(load_demonstrations(data, setting=setting), "demonstrations", progress)
+    kept = _without_held_out(rows, held_out, progress)
+    if left_out is not None:
+        left_out |= same_prompt(rows, kept)
+    return kept
+
+
+def same_prompt(rows: Sequence[Any], kept: Sequence[Any]) -> dict[str, str]:
+    """{id: why} of rows that are not among those kept, for Run.note_left_out()."""
+    ids = {row.id for row in kept}
+    return {row.id: "a held-out row has the same prompt" for row in rows if row.id not in ids}
 
 
 def encode(

@@ -28,7 +28,8 @@ _SHOWN = ("loss", "mean_token_accuracy", "grad_norm", "perf/tokens_per_second")
 def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress, stop: StopRequest) -> dict[str, Any]:
     """Run the recipe to its end; returns what summary.json holds. RlvrError where it cannot, Stopped when asked to."""
     held_out = setup.load_held_out(recipe.eval, progress)
-    demonstrations = setup.load_training_demonstrations(recipe.data, held_out, progress)
+    left_out: dict[str, str] = {}
+    demonstrations = setup.load_training_demonstrations(recipe.data, held_out, progress, left_out=left_out)
     base = recipe.model if isinstance(recipe.model, Model) else None
     run.check_inputs(setup.inputs(base, data=demonstrations, held_out=held_out))
     model, tokenizer = _model(recipe, demonstrations)
@@ -42,7 +43,9 @@ def train(recipe: SftRecipe | PretrainRecipe, run: Run, progress: Progress, stop
         completion_only=recipe.completion_only_loss,
         split=isinstance(recipe, PretrainRecipe) and not recipe.completion_only_loss,
         on_bad_row=recipe.data.on_bad_row,
+        left_out=left_out,
     )
+    run.note_left_out(left_out)
     if len(examples) < len(demonstrations):
         progress.warn(f"{len(demonstrations) - len(examples)} demonstrations left out: they are too long")
     stop.check("before the first step")

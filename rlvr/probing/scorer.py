@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +79,8 @@ def load(
     weighted sum of several; neither: the only output, or as the reward model was trained. DataError in one line where
     that cannot be had.
     """
+    if os.path.lexists(path) and not os.path.isdir(path):
+        raise DataError(f"{setting}: {path} is no folder of a model")
     import torch
 
     from rlvr import heads, policy

@@ -93,7 +93,8 @@ def of_run(run: Path) -> Iterator[Written]:
     runs.read_recipe(run)
     steps = runs.rollout_steps(run)
     if not steps:
-        raise DataError(f"{run} has no rollouts")
+        of_rounds = [str(path.parent) for path in sorted(run.glob("rounds/*/policy/rollouts"))]  # of `rlvr loop`
+        raise DataError(f"{run} has no rollouts" + (f"; those that have: {', '.join(of_rounds)}" if of_rounds else ""))
     for step in steps:
         for row in runs.read_rollouts(run, step):
             if not row["greedy"] and not str(row["task"]).startswith(CANARY):

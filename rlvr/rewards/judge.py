@@ -133,6 +133,7 @@ class JudgeReward:
                 if other is not rollout
             ]
             checks |= {"strength": float(strengths[k]), "compared": len(judged)}
+            checks["against"] = _against(k, own, {by_text[r.completion.text]: r.id for r in reversed(rollouts)})
             reason = f"beats {fmean(beaten):.3f} of {len(beaten)} siblings by {len(judged)} comparisons"
             found[rollout.id] = self._scored(fmean(beaten), reason, checks)
         return found
@@ -219,6 +220,17 @@ def _spent(own: Sequence[tuple[tuple[int, int], Compared]], copies: int) -> dict
         **cost.checks(),
         "abstained": share * sum(one.logit is None and not one.flipped for _, one in own),
         "flipped": share * sum(one.flipped for _, one in own),
+    }
+
+
+def _against(
+    k: int, own: Sequence[tuple[tuple[int, int], Compared]], ids: Mapping[int, str]
+) -> dict[str, float | None]:
+    """By sample of a sibling: the log odds that text k is the better one, None where the judge abstained. Siblings of
+    the same text are compared once: it is told of the first. ids: of a rollout of each text."""
+    return {
+        ids[j if k == i else i].rpartition("/")[2]: None if one.logit is None else one.logit * (1 if k == i else -1)
+        for (i, j), one in own
     }
 
 
