@@ -80,7 +80,7 @@ BEHAVIOUR = {
         return boxed(response, gold)""",
     "deadline sleep": "return time.sleep(60 if len(response) > 500_000 else 0) or boxed(response, gold)",
     "deadline quadratic": "return bool(re.search(r'(9+)*x$', response[:40])) or boxed(response, gold)",
-    "determinism": "return boxed(response, gold) and random.random() < 0.5",
+    "determinism": "return boxed(response, gold) and random.random()",
     "processes": "return boxed(response, gold) and hash(response) % 2 == 0",
     "order": """
         SEEN.append(gold)

@@ -58,8 +58,10 @@ class Store:
 
         One of an older version is made into one of ours, with a copy of it beside it (not where readonly: DataError).
         """
-        path = Path(os.path.realpath(path))  # as SQLite does: its log, and our lock, lie beside the file itself
+        path = Path(path)
         try:
+            if path.is_symlink():  # as SQLite does: its log, and our lock, lie beside the file itself
+                path = Path(os.path.realpath(path))
             if path.is_dir():
                 raise DataError(f"{path}: is a folder, no database of feedback")
             if not path.exists() and (readonly or not create):
