@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from rlvr.errors import DataError, SettingsError, near
+
+if TYPE_CHECKING:
+    from rlvr.feedback.exports import Exported
 
 app = typer.Typer(rich_markup_mode=None, help="Take answers of people out of a database, and bring others' in.")
 _MOST_SHOWN = 20
@@ -84,32 +88,9 @@ def export(
     with Store.open(db, readonly=True) as store:
         head = store.head()
         found = exports.export(store, settings)
-    reasons = [f"{num} {exports.REASONS[why]}" for why, num in found.left_out.items() if why != "other_mode"]
-    if found.other_modes:
-        modes = ", ".join(f"{num} {mode} (--as {_FITTING[mode]})" for mode, num in sorted(found.other_modes.items()))
-        num_others = found.other_modes.total()
-        reasons.append(f"{num_others} items that rows of {form} are not made from: {modes}")
-    for line in reasons:
-        typer.echo(f"left out: {line}", err=True)
-    if found.num_ties:
-        typer.echo(
-            f"{found.num_ties} ties are kept, with probability 0.5 or in equal places; to a trainer that reads no "
-            "probability they are sure choices: --ties drop leaves them out",
-            err=True,
-        )
-    if found.doubts:
-        low, high = max(found.doubts, key=lambda interval: interval[1] - interval[0])
-        typer.echo(
-            f"{len(found.doubts)} labels rest on people of whose reliability little is known (95 % interval {low:.2f} "
-            f"to {high:.2f} for one): --labels votes is the safer choice",
-            err=True,
-        )
-    if by_group and found.rows and all(row["group"] is None for row in found.rows):
-        typer.echo("--by-group: nobody who answered has a group, so `group` is null in all rows", err=True)
-    if found.as_messages:
-        typer.echo(
-            f"{found.as_messages} plain prompts are written as a user's message, as others are messages", err=True
-        )
+    reasons = _why_left_out(found, form)
+    for line in [*(f"left out: {why}" for why in reasons), *_notices(found, by_group)]:
+        typer.echo(line, err=True)
     if not found.rows:
         holds = "items" if not found.num_items else "answers"
         why = f": left out were {', '.join(reasons)}" if reasons else f", for it holds no {holds}"
@@ -130,6 +111,36 @@ def export(
     typer.echo(f"{len(found.rows)} rows of {found.num_items} items and {found.num_answers} answers: {to}")
     if as_json:
         typer.echo(json.dumps(figures))
+
+
+def _why_left_out(found: Exported, form: str) -> list[str]:
+    from rlvr.feedback.exports import REASONS
+
+    reasons = [f"{num} {REASONS[why]}" for why, num in found.left_out.items() if why != "other_mode"]
+    if found.other_modes:
+        modes = ", ".join(f"{num} {mode} (--as {_FITTING[mode]})" for mode, num in sorted(found.other_modes.items()))
+        num_others = found.other_modes.total()
+        reasons.append(f"{num_others} items that rows of {form} are not made from: {modes}")
+    return reasons
+
+
+def _notices(found: Exported, by_group: bool) -> Iterator[str]:
+    """What to know of the rows before training on them."""
+    if found.num_ties:
+        yield (
+            f"{found.num_ties} ties are kept, with probability 0.5 or in equal places; to a trainer that reads no "
+            "probability they are sure choices: --ties drop leaves them out"
+        )
+    if found.doubts:
+        low, high = max(found.doubts, key=lambda interval: interval[1] - interval[0])
+        yield (
+            f"{len(found.doubts)} labels rest on people of whose reliability little is known (95 % interval {low:.2f} "
+            f"to {high:.2f} for one): --labels votes is the safer choice"
+        )
+    if by_group and found.rows and all(row["group"] is None for row in found.rows):
+        yield "--by-group: nobody who answered has a group, so `group` is null in all rows"
+    if found.as_messages:
+        yield f"{found.as_messages} plain prompts are written as a user's message, as others are messages"
 
 
 @app.command("import", epilog=_IMPORT_EXAMPLES)
