@@ -10,15 +10,13 @@ import json
 import math
 import random
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import uvicorn
+from http_case import listening
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -135,15 +133,8 @@ def dripping() -> Response:
 def serving(mind: Mind) -> Iterator[str]:
     """The URL of its API."""
     app = Starlette(routes=[Route("/v1/chat/completions", mind.answer, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-        assert thread.is_alive()
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    server.should_exit = True
-    thread.join(10)
+    with listening(app) as url:
+        yield f"{url}/v1"
 
 
 def save_judge(source: Path, folder: Path, prompts: Sequence[Any]) -> Path:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
+from http_case import listening
 from serve_case import TOKEN, Served
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -79,18 +78,8 @@ ANSWERS = {
 }
 
 
-@contextmanager
-def serving(judge: Judge) -> Iterator[str]:
-    app = Starlette(routes=[Route("/{path:path}", judge.answer, methods=["POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-        assert thread.is_alive()
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
+def serving(judge: Judge) -> AbstractContextManager[str]:
+    return listening(Starlette(routes=[Route("/{path:path}", judge.answer, methods=["POST"])]))
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import runpy
-import threading
-import time
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pytest
-import uvicorn
+from http_case import listening
 
 from rlvr import plugins
 from rlvr.judge_settings import Judging
@@ -59,19 +57,12 @@ def test_the_stand_in_judge_errs_as_it_says_and_both_orders_mend_the_place() -> 
     served = runpy.run_path(str(FOLDER / "judge_server.py"))
     world = plugins.load("recipes/preference/world.py:comparisons", what="the world")
     rows = [row for row in world(seed=31, n=300, held_out=True) if row["true_probability"] != 0.5]
-    server = uvicorn.Server(uvicorn.Config(served["app"], port=0, log_level="critical"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-        assert thread.is_alive()
-    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    judge = Judge(Judging.model_validate({"by": {"kind": "endpoint", "url": url, "model": "stand-in"}}))
     pairs = [Pair(prompt=r["prompt"], a=r["chosen"], b=r["rejected"], key=r["id"]) for r in rows]
-    found = judge.compare(pairs)
-    judge.close()
-    server.should_exit = True
-    thread.join(10)
+    with listening(served["app"]) as url:
+        by = {"kind": "endpoint", "url": f"{url}/v1", "model": "stand-in"}
+        judge = Judge(Judging.model_validate({"by": by}))
+        found = judge.compare(pairs)
+        judge.close()
     for row, one in zip(rows, found, strict=True):
         due = served["worth"](row["prompt"], row["chosen"]) - served["worth"](row["prompt"], row["rejected"])
         assert one.logit == pytest.approx(due)
